@@ -1,0 +1,169 @@
+"""The JSON document of ``report -f json``: a recording as the contract describes it.
+
+Besides the contract's keys it carries what the text report needs: whether the
+recorder closed the recording (``complete``), which tables lost their tail
+(``torn``), per load ``load_id``, ``failed``, ``refused``, ``partial`` (a
+thread's end was not seen) and the counts of what the phase stack could not
+follow (``stack``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from dmatrace.analysis import block, overlap, time
+from dmatrace.analysis.copies import copies
+from dmatrace.analysis.memory import memory
+from dmatrace.analysis.verdicts import direct
+from dmatrace.recording.schema import TABLES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dmatrace.recording.reader import Recording
+
+SCHEMA = 1
+
+
+def document(recording: Recording) -> dict[str, Any]:
+    """The document of ``recording``: plain dicts, lists, ints, floats and strings.
+
+    Raises DmatraceError when a table is damaged.
+    """
+    meta = recording.meta
+    loads = _loads(recording)
+    return {
+        "schema": SCHEMA,
+        "dmatrace": str(meta.get("dmatrace", "")),
+        "kernel": str(meta.get("kernel", "")),
+        "machine": str(meta.get("machine", "")),
+        "started": str(meta.get("started", "")),
+        "detail": str(meta.get("detail", "")),
+        "page_size": int(meta.get("page_size") or 4096),
+        "complete": recording.complete,
+        "torn": sorted(recording.torn),
+        "target": dict(meta.get("target") or {}),
+        "lost_events": int(meta.get("lost_events") or 0),
+        "hooks": [_named(hook, _HOOK) for hook in meta.get("hooks") or []],
+        "loads": loads,
+        "skipped": [_named(skip, _SKIPPED) for skip in meta.get("skipped") or []],
+        "self": _self_cost(meta.get("self") or {}),
+    }
+
+
+_HOOK = {"name": "", "phase": "", "attached": None, "hides": None}
+_SKIPPED = {"strategy": "", "why": "", "do": ""}
+
+
+def _named(found: Mapping[str, Any], keys: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: found.get(key, default) for key, default in keys.items()}
+
+
+def _self_cost(found: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = ("bpf_ns", "bpf_runs", "recorder_cpu_ns", "recorder_rss")
+    return {
+        **{name: int(found.get(name) or 0) for name in numbers},
+        "ab": list(found.get("ab") or []),
+    }
+
+
+def _loads(recording: Recording) -> list[dict[str, Any]]:
+    snapshots = recording.table("snapshots")
+    found = [span for span in time.spans(snapshots) if span.first.load_id > 0]
+    phases = time.cells(found, snapshots, "phase", time.CELLS)
+    counted = time.cells(found, recording.table("counters"), "counter", ("value",))
+    clocks = time.own_clocks(recording.table("threads"))
+    comms = _comms(recording.table("threads"))
+    requests = _by_load(recording.table("requests"))
+    intervals = _by_load(recording.table("intervals"))
+    rows = _load_rows(recording.table("loads"))
+    for span in found:
+        # A recorder killed before it named the load: the measurements still count.
+        rows.setdefault(span.first.load_id, _unnamed(span.first.load_id))
+    result = []
+    for load_id in sorted(rows):
+        mine = [span for span in found if span.first.load_id == load_id]
+        counters = {
+            name: values[0] for name, values in time.total(counted[span] for span in mine).items()
+        }
+        threads = time.thread_rows(
+            mine,
+            phases,
+            {tid: windows for (load, tid), windows in clocks.items() if load == load_id},
+            comms,
+        )
+        result.append(
+            _load(
+                rows[load_id],
+                threads,
+                counters,
+                requests.get(load_id, recording.table("requests").iloc[:0]),
+                intervals.get(load_id, recording.table("intervals").iloc[:0]),
+                partial=not all(span.whole for span in mine),
+            )
+        )
+    return result
+
+
+def _load(
+    row: Mapping[str, Any],
+    threads: list[dict[str, object]],
+    counters: Mapping[str, int],
+    requests: pd.DataFrame,
+    intervals: pd.DataFrame,
+    *,
+    partial: bool,
+) -> dict[str, Any]:
+    bill = memory(row)
+    strategy = str(row["strategy"])
+    done = block.reads(requests)
+    allocating = intervals[intervals["phase"].isin(overlap.ALLOCATING)]
+    return {
+        "load_id": int(row["load_id"]),
+        "strategy": strategy,
+        "round": int(row["round"]),
+        "file": str(row["file"]),
+        "bytes": int(row["bytes"]),
+        "cache_before": str(row["cache_before"]),
+        "verified": row["verified"],
+        "failed": str(row["failed"]),
+        "refused": str(row["refused"]),
+        "partial": partial or (not row["end_ns"] and not row["failed"]),
+        **{name: int(row[name]) for name in ("create_ns", "io_ns", "close_ns", "wall_ns")},
+        "threads": threads,
+        "memory": bill,
+        "copies": copies(counters, int(row["bytes"])),
+        "block": block.block(requests),
+        "direct": direct(counters, strategy, str(row["refused"]), bill),
+        "overlap": overlap.overlap(
+            zip(allocating["start_ns"].tolist(), allocating["end_ns"].tolist(), strict=True),
+            zip(done["issue_ns"].tolist(), done["complete_ns"].tolist(), strict=True),
+        ),
+        "stack": {name: counters.get(name, 0) for name in ("lost_exits", "overflows")},
+    }
+
+
+def _load_rows(loads: pd.DataFrame) -> dict[int, dict[str, Any]]:
+    """{load_id: its last row}, as plain Python values."""
+    unknown = loads["verified"].isna().tolist()
+    verified = loads["verified"].fillna(False).tolist()
+    columns = {name: loads[name].tolist() for name in loads.columns}
+    columns["verified"] = [
+        None if missing else bool(value) for missing, value in zip(unknown, verified, strict=True)
+    ]
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return {int(row["load_id"]): row for row in rows}
+
+
+def _unnamed(load_id: int) -> dict[str, Any]:
+    row = {column.name: column.default for column in TABLES["loads"]}
+    return {**row, "load_id": load_id, "strategy": "unknown"}
+
+
+def _by_load(frame: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    return {int(str(load_id)): part for load_id, part in frame.groupby("load_id", sort=True)}
+
+
+def _comms(threads: pd.DataFrame) -> dict[int, str]:
+    return dict(zip(threads["tid"].tolist(), threads["comm"].tolist(), strict=True))

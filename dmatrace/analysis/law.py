@@ -1,0 +1,137 @@
+"""The five laws a recording obeys, as functions over its JSON document.
+
+Each returns sentences that name what breaks it, none when it holds.  Tests
+run them on real recordings.  Loads that failed or are partial prove nothing
+and are passed over, except by those who ask for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dmatrace.analysis.memory import cached_bytes
+
+Document = Mapping[str, Any]
+
+CLOSES_WITHIN = 0.01
+# schedstat is compared relative to the thread's wall time: a wait of 0.1 ms cannot be
+# held to 2 % of itself.  The floor is what the markers and one tick of lag amount to.
+SCHED_WITHIN = 0.02
+SCHED_FLOOR_NS = 1_000_000
+BYTES_WITHIN = 0.02
+DIRECT_ADDS_UNDER = 0.01
+COPIES_WITHIN = 0.05
+CACHE_WITHIN = 0.01
+
+
+def closure(document: Document) -> list[str]:
+    """Law 1: a thread's phases sum to its wall time, and cpu and runnable to schedstat's."""
+    broken = []
+    for load in _whole(document):
+        for thread in load["threads"]:
+            who = f"{_name(load)} thread {thread['tid']}"
+            wall = thread["wall_ns"]
+            sums = {
+                kind: sum(phase[f"{kind}_ns"] for phase in thread["phases"])
+                for kind in ("cpu", "blocked", "runnable")
+            }
+            if abs(sum(sums.values()) - wall) > CLOSES_WITHIN * wall:
+                broken.append(f"{who}: phases sum to {sum(sums.values())} ns, wall is {wall} ns")
+            for kind, key in (("cpu", "sched_run_ns"), ("runnable", "sched_wait_ns")):
+                theirs = thread[key]
+                if theirs is None:
+                    continue
+                if abs(sums[kind] - theirs) > max(SCHED_WITHIN * wall, SCHED_FLOOR_NS):
+                    broken.append(
+                        f"{who}: {kind} sums to {sums[kind]} ns, {key} is {theirs} ns"
+                        f" (wall {wall} ns)"
+                    )
+        if not load["threads"]:
+            broken.append(f"{_name(load)}: no threads")
+    return broken
+
+
+def page_cache(document: Document) -> list[str]:
+    """Law 2: a cold bio load adds the file to the page cache, a dio load (nearly) nothing."""
+    broken = []
+    for load in _cold(document):
+        added, size = load["memory"]["page_cache_added"], load["bytes"]
+        if load["strategy"].endswith("-bio") and abs(added - size) > BYTES_WITHIN * size:
+            broken.append(f"{_name(load)}: page cache added {added} bytes of {size}")
+        fell_back = load["direct"]["verdict"] in ("buffered", "mixed")
+        if (
+            load["strategy"].endswith("-dio")
+            and not fell_back
+            and added >= max(DIRECT_ADDS_UNDER * size, 1)
+        ):
+            broken.append(f"{_name(load)}: direct, but page cache added {added} bytes of {size}")
+    return broken
+
+
+def block_bytes(document: Document) -> list[str]:
+    """Law 3: a cold load reads the file's size from the block layer."""
+    return [
+        f"{_name(load)}: block layer read {load['block']['read_bytes']} bytes of {load['bytes']}"
+        for load in _cold(document)
+        if abs(load["block"]["read_bytes"] - load["bytes"]) > BYTES_WITHIN * load["bytes"]
+    ]
+
+
+def copies(document: Document, predicted: Mapping[str, float | None]) -> list[str]:
+    """Law 4: CPU copies per byte are what the strategy's data flow says.
+
+    ``predicted`` maps strategies to copies per byte, None for one that has no prediction;
+    a strategy it does not name is a violation, so that none goes unchecked.
+    """
+    broken = []
+    for load in _read(document):
+        if load["strategy"] not in predicted:
+            broken.append(f"{_name(load)}: no prediction of its copies")
+            continue
+        expected, found = predicted[load["strategy"]], load["copies"]["per_byte"]
+        if expected is not None and abs(found - expected) > COPIES_WITHIN:
+            broken.append(f"{_name(load)}: {found} copies per byte, predicted {expected}")
+    return broken
+
+
+def cachestat(document: Document) -> list[str]:
+    """Law 5: what is cached at the end agrees with cachestat(2), within 1 % of the file.
+
+    Of the file, not of itself: both are near zero after a direct load.  Loads on kernels
+    without cachestat carry none and are passed over.
+    """
+    broken = []
+    for load in _whole(document):
+        theirs = cached_bytes(load["memory"]["cachestat_after"], document.get("page_size", 4096))
+        ours = load["memory"]["page_cache_end"]
+        if theirs is not None and abs(ours - theirs) > CACHE_WITHIN * load["bytes"]:
+            broken.append(f"{_name(load)}: page_cache_end {ours}, cachestat {theirs} bytes")
+    return broken
+
+
+def all_laws(document: Document, predicted: Mapping[str, float | None]) -> list[str]:
+    """Every violation of the five laws."""
+    return [
+        *closure(document),
+        *page_cache(document),
+        *block_bytes(document),
+        *copies(document, predicted),
+        *cachestat(document),
+    ]
+
+
+def _whole(document: Document) -> Iterator[Mapping[str, Any]]:
+    return (load for load in document["loads"] if not load["failed"] and not load["partial"])
+
+
+def _read(document: Document) -> Iterator[Mapping[str, Any]]:
+    return (load for load in _whole(document) if not load["refused"])
+
+
+def _cold(document: Document) -> Iterator[Mapping[str, Any]]:
+    return (load for load in _read(document) if load["cache_before"] == "cold")
+
+
+def _name(load: Mapping[str, Any]) -> str:
+    return f"{load['strategy']} round {load['round']}"

@@ -1,0 +1,40 @@
+"""How long allocation and I/O ran at the same time, from intervals.
+
+Sums cannot show it: a loader that gathers is worth T(first batch) +
+max(T(remaining allocation), T(I/O)), and that shows only where both ran.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+Interval = tuple[int, int]
+
+ALLOCATING = frozenset({"heap-alloc", "udmabuf", "shmem"})
+
+
+def union(intervals: Iterable[Interval]) -> list[Interval]:
+    """Disjoint ascending intervals that cover the same time; empty ones are dropped."""
+    merged: list[Interval] = []
+    for start, end in sorted(intervals):
+        if start >= end:
+            continue
+        if merged and start <= merged[-1][1]:
+            if end > merged[-1][1]:
+                merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    return merged
+
+
+def length(disjoint: Sequence[Interval]) -> int:
+    """The time disjoint intervals cover."""
+    return sum(end - start for start, end in disjoint)
+
+
+def overlap(alloc: Iterable[Interval], io: Iterable[Interval]) -> dict[str, int]:
+    """The contract's ``overlap`` object, in ns."""
+    allocating, reading = union(alloc), union(io)
+    alloc_ns, io_ns = length(allocating), length(reading)
+    either = length(union([*allocating, *reading]))
+    return {"alloc_ns": alloc_ns, "io_ns": io_ns, "both_ns": alloc_ns + io_ns - either}

@@ -1,0 +1,127 @@
+"""Rounds of one strategy as one: the median of every figure.
+
+Each figure is the median by itself, so medians of phases need not sum to the
+median of the wall time.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dmatrace.analysis.time import in_phase_order
+from dmatrace.sizes import short_size
+
+KINDS = ("cpu_ns", "blocked_ns", "runnable_ns")
+TIMES = ("create_ns", "io_ns", "close_ns", "wall_ns")
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The rounds of one strategy, file size and cache state."""
+
+    label: str
+    loads: tuple[Mapping[str, Any], ...]  # what the medians are of
+    failed: tuple[Mapping[str, Any], ...]  # failed and partial ones, where whole ones exist
+    times: Mapping[str, int]
+    phases: Mapping[str, tuple[int, int, int]]  # cpu, blocked, runnable ns, all threads
+    threads: int
+    memory: Mapping[str, int]
+    block: Mapping[str, int]
+    overlap: Mapping[str, int]
+    per_byte: float
+
+    @property
+    def size(self) -> int:
+        """The load's bytes."""
+        return int(self.loads[0]["bytes"])
+
+    @property
+    def total(self) -> int:
+        """Thread time in all phases, in ns."""
+        return sum(map(sum, self.phases.values()))
+
+    def share(self, phase: str) -> float:
+        """The phase's part of all thread time, 0 to 1."""
+        return sum(self.phases.get(phase, (0, 0, 0))) / self.total if self.total else 0.0
+
+    def ranked(self) -> list[str]:
+        """Its phases, the longest first."""
+        return sorted(in_phase_order(self.phases), key=lambda phase: -sum(self.phases[phase]))
+
+
+def summaries(loads: Sequence[Mapping[str, Any]]) -> list[Summary]:
+    """One Summary per strategy (and size, and cache state), in order of appearance."""
+    groups: dict[tuple[str, int, str], list[Mapping[str, Any]]] = {}
+    for load in loads:
+        groups.setdefault((load["strategy"], load["bytes"], load["cache_before"]), []).append(load)
+    sizes = {size for _, size, _ in groups}
+    caches = {cache for _, _, cache in groups}
+    result = []
+    for (strategy, size, cache), group in groups.items():
+        label = [strategy]
+        if len(sizes) > 1:
+            label.append(short_size(size))
+        if len(caches) > 1:
+            label.append(cache)
+        result.append(_summary(" ".join(label), group))
+    return result
+
+
+def _summary(label: str, group: Sequence[Mapping[str, Any]]) -> Summary:
+    whole = [load for load in group if not load["failed"] and not load["partial"]]
+    used = whole or list(group)
+    names = {phase for load in used for phase in _phases(load)}
+    per_load = [_phases(load) for load in used]
+    return Summary(
+        label=label,
+        loads=tuple(used),
+        failed=tuple(load for load in group if load["failed"] or load["partial"]),
+        times={name: _median(load[name] for load in used) for name in TIMES},
+        phases={
+            phase: (
+                _median(one.get(phase, (0, 0, 0))[0] for one in per_load),
+                _median(one.get(phase, (0, 0, 0))[1] for one in per_load),
+                _median(one.get(phase, (0, 0, 0))[2] for one in per_load),
+            )
+            for phase in in_phase_order(names)
+        },
+        threads=_median(len(load["threads"]) for load in used),
+        memory={
+            name: _median(load["memory"][name] for load in used)
+            for name, value in used[0]["memory"].items()
+            if isinstance(value, int)
+        },
+        block={
+            "requests": _median(load["block"]["requests"] for load in used),
+            "read_bytes": _median(load["block"]["read_bytes"] for load in used),
+            **{
+                name: _median(load["block"]["latency_ns"][name] for load in used)
+                for name in ("p50", "p90", "p99", "max")
+            },
+        },
+        overlap={
+            name: _median(load["overlap"][name] for load in used)
+            for name in ("alloc_ns", "io_ns", "both_ns")
+        },
+        per_byte=statistics.median(load["copies"]["per_byte"] for load in used),
+    )
+
+
+def _phases(load: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Phase times of a load, summed over its threads."""
+    sums: dict[str, tuple[int, ...]] = {}
+    for thread in load["threads"]:
+        for row in thread["phases"]:
+            old = sums.get(row["phase"], (0, 0, 0))
+            sums[row["phase"]] = tuple(a + row[k] for a, k in zip(old, KINDS, strict=True))
+    return sums
+
+
+def _median(values: Iterable[int]) -> int:
+    ordered = sorted(values)
+    middle = len(ordered) // 2
+    # In integers: the mean of two values of some 2**62 ns has no exact float.
+    return (ordered[middle] + ordered[~middle]) // 2

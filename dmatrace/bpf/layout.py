@@ -1,0 +1,140 @@
+"""The structures of dmatrace.h as Python sees them (ctypes).
+
+A guest test compares the sizes with those bcc computed from the C side.
+Times are CLOCK_MONOTONIC ns, amounts bytes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+PHASE_MAX = 32
+HOOK_MAX = 64
+DEPTH_MAX = 16
+COUNTER_MAX = 16
+
+MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE = range(3)
+EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL = 1, 2, 3, 4
+BUFFER_KINDS = {1: "export", 2: "release"}
+SNAP_KINDS = {1: "begin", 2: "end", 3: "fork", 4: "exit"}
+
+# enum counter, in order; the names are the recording's.
+COUNTERS: tuple[str, ...] = (
+    "copy_read_bytes",
+    "copy_write_bytes",
+    "copy_shmem_read_bytes",
+    "dio_bytes",
+    "dio_errors",
+    "shmem_alloc_bytes",
+    "pin_bytes",
+    "lost_exits",
+    "orphan_exits",
+    "overflows",
+)
+
+u32, u64 = ctypes.c_uint32, ctypes.c_uint64
+
+
+class Cell(ctypes.Structure):
+    """struct cell: ns by mode (cpu, blocked, runnable), entries."""
+
+    _fields_ = (("ns", u64 * 3), ("count", u64))
+
+
+class Frame(ctypes.Structure):
+    """struct frame: one open hook."""
+
+    _fields_ = (("hook", u32), ("phase", u32), ("start", u64), ("arg", u64))
+
+
+class Thread(ctypes.Structure):
+    """struct thread: one traced thread, cumulative since it was first traced."""
+
+    _fields_ = (
+        ("type", u32),
+        ("kind", u32),
+        ("load_id", u32),
+        ("window", u32),
+        ("at", u64),
+        ("tid", u32),
+        ("tgid", u32),
+        ("comm", ctypes.c_char * 16),
+        ("last", u64),
+        ("depth", u32),
+        ("over", u32),
+        ("phase", u32),
+        ("mode", u32),
+        ("counters", u64 * COUNTER_MAX),
+        ("hits", u32 * HOOK_MAX),
+        ("cells", Cell * PHASE_MAX),
+        ("stack", Frame * DEPTH_MAX),
+    )
+
+
+class Snapshot(ctypes.Structure):
+    """The EV_SNAPSHOT record: struct thread without its stack."""
+
+    _fields_ = Thread._fields_[:-1]
+
+
+class Request(ctypes.Structure):
+    """struct request_event: a completed block request."""
+
+    _fields_ = (
+        ("type", u32),
+        ("op", u32),
+        ("tid", u32),
+        ("tgid", u32),
+        ("dev", u32),
+        ("error", u32),
+        ("sector", u64),
+        ("bytes", u64),
+        ("queue_ns", u64),
+        ("issue_ns", u64),
+        ("complete_ns", u64),
+    )
+
+
+class Buffer(ctypes.Structure):
+    """struct buffer_event: a dma-buf exported or released."""
+
+    _fields_ = (
+        ("type", u32),
+        ("kind", u32),
+        ("tid", u32),
+        ("tgid", u32),
+        ("at", u64),
+        ("ino", u64),
+        ("size", u64),
+        ("exporter", ctypes.c_char * 16),
+    )
+
+
+class Interval(ctypes.Structure):
+    """struct interval_event: one call of an allocating hook."""
+
+    _fields_ = (
+        ("type", u32),
+        ("phase", u32),
+        ("tid", u32),
+        ("tgid", u32),
+        ("start", u64),
+        ("end", u64),
+    )
+
+
+class FileKey(ctypes.Structure):
+    """struct file_key; dev is the kernel's dev_t, see ``kernel_dev``."""
+
+    _fields_ = (("ino", u64), ("dev", u64))
+
+
+class FilePages(ctypes.Structure):
+    """struct file_pages: bytes since the file was first seen."""
+
+    _fields_ = (("added", u64), ("removed", u64), ("removed_self", u64), ("peak", u64))
+
+
+def kernel_dev(major: int, minor: int) -> int:
+    """The kernel's dev_t (include/linux/kdev_t.h), which tracepoints carry, not stat(2)'s."""
+    return major << 20 | minor

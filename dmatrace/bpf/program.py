@@ -1,0 +1,393 @@
+"""Compiling the BPF programs through bcc, and attaching them to this kernel.
+
+The program is the fixed C files; what varies from kernel to kernel enters as
+-D constants and attach cookies.  bcc is imported here only, so that readers
+of recordings need neither it nor root.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from importlib import resources
+from typing import Any
+
+from dmatrace.bpf import layout, libbpf
+from dmatrace.bpf.btf import Btf, kernel_btf
+from dmatrace.bpf.hooks import (
+    ABIS,
+    BIO_RELEASE,
+    ENTRY_HANDLERS,
+    EXIT_HANDLERS,
+    HOOKS,
+    OFFSETS,
+    Tap,
+)
+from dmatrace.bpf.resolve import Attachment, check_names, describe, options, taps
+from dmatrace.errors import CannotHere, DmatraceError
+from dmatrace.phases import PHASE_ID, PHASES
+
+# First argument of the loaders' marker prctl: no option of prctl(2), which answers EINVAL.
+MARKER = 0x444D5452  # "DMTR"
+
+THREADS_MAX = 4096
+FILES_MAX = 16384
+REQUESTS_MAX = 16384
+RING_PAGES = 2048  # 8 MiB: 20,000 requests beside 3,000 snapshots between two polls
+
+_RAW = {
+    "tasks.c": (
+        "sys_enter",
+        "sys_exit",
+        "sched_switch",
+        "sched_wakeup",
+        "sched_process_fork",
+        "sched_process_exit",
+    ),
+    "block.c": ("block_bio_queue", "block_split", "block_rq_issue", "block_rq_complete"),
+}
+_FILEMAP = ("mm_filemap_add_to_page_cache", "mm_filemap_delete_from_page_cache")
+
+
+def import_bcc() -> Any:
+    """bcc's module.  Raises CannotHere with the package to install."""
+    if importlib.util.find_spec("bcc") is None:
+        raise CannotHere(
+            "bcc is not installed for this Python",
+            do="apt install python3-bpfcc, and use the distribution's Python"
+            " (or run in the lab: dmatrace lab run)",
+        )
+    import bcc
+
+    if not hasattr(bcc, "BPF"):
+        raise CannotHere(
+            "the module 'bcc' found here is not the BPF Compiler Collection",
+            do="pip uninstall bcc; apt install python3-bpfcc",
+        )
+    return bcc
+
+
+def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
+    """What the C files take from outside: numbers of phases and handlers, offsets, map sizes."""
+    machine = platform.machine()
+    if machine not in ABIS:
+        raise CannotHere(
+            f"the registers of {machine} are not in the table",
+            do="add them to ABIS in dmatrace/bpf/hooks.py",
+        )
+    abi = ABIS[machine]
+    values = {
+        "HOOK_SYSCALL": 0,
+        "MARKER": MARKER,
+        "NR_PRCTL": abi.prctl,
+        "THREADS_MAX": THREADS_MAX,
+        "FILES_MAX": FILES_MAX,
+        "REQUESTS_MAX": REQUESTS_MAX,
+        "RING_PAGES": RING_PAGES,
+        "FOLLOW_FORK": int(follow_fork),
+    }
+    values |= {f"PHASE_{_constant(phase)}": n for n, phase in enumerate(PHASES)}
+    values |= {f"ENTRY_{_constant(name)}": n for n, name in enumerate(ENTRY_HANDLERS)}
+    values |= {f"EXIT_{_constant(name)}": n for n, name in enumerate(EXIT_HANDLERS)}
+    for struct, paths, name in OFFSETS:
+        offset = next((o for p in paths if (o := btf.offset(struct, p)) is not None), None)
+        if offset is None:
+            raise CannotHere(
+                f"this kernel's struct {struct} has no member {' or '.join(paths)}",
+                do="report the kernel version: OFFSETS in dmatrace/bpf/hooks.py needs a row",
+            )
+        values[f"OFF_{name}"] = offset
+    head = btf.enum_value("pageflags", "PG_head")
+    if head is None:
+        raise CannotHere("this kernel's enum pageflags has no PG_head", do="report the kernel")
+    values["BIT_PG_head"] = head
+    for number, register in enumerate(abi.arguments):
+        values[f"OFF_ARG{number}"] = _register(btf, register)
+    values["OFF_RETURN"] = _register(btf, abi.result)
+    return values
+
+
+def _register(btf: Btf, name: str) -> int:
+    base, _, index = name.partition("[")
+    offset = btf.offset("pt_regs", base)
+    if offset is None:
+        raise CannotHere(f"struct pt_regs has no {base}", do="report the kernel")
+    return offset + 8 * int(index.rstrip("]") or 0)
+
+
+def _constant(name: str) -> str:
+    return name.upper().replace("-", "_")
+
+
+def source(present: Collection[Tap]) -> str:
+    """The C text: one translation unit, because bcc rewrites only its main file."""
+    package = resources.files("dmatrace.bpf")
+    names = ["dmatrace.h", "stack.c", "handlers.c", "probes.c"]
+    names += [tap.source for tap in present]
+    if any(tap.source == "block.c" for tap in present):
+        names.append("pins.c")
+    return "".join(f'#line 1 "{name}"\n{(package / name).read_text()}\n' for name in names)
+
+
+def cookie(item: Attachment) -> int:
+    """What probes.c reads to know which hook fired."""
+    hook = item.hook
+    return (
+        item.number
+        | PHASE_ID[hook.phase] << 8
+        | int(hook.interval) << 16
+        | ENTRY_HANDLERS.index(hook.on_entry) << 24
+        | EXIT_HANDLERS.index(hook.on_exit) << 32
+    )
+
+
+@contextmanager
+def _stderr_kept(into: list[str]) -> Iterator[None]:
+    """Hold back what clang and libbpf print, to show it only on failure."""
+    sys.stderr.flush()
+    kept = os.memfd_create("stderr")
+    saved = os.dup(2)
+    os.dup2(kept, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.lseek(kept, 0, os.SEEK_SET)
+        into += os.read(kept, 1 << 20).decode(errors="replace").strip().splitlines()
+        os.close(kept)
+
+
+def _close(fds: list[int]) -> None:
+    """Close and forget, last first."""
+    while fds:
+        with suppress(OSError):
+            os.close(fds.pop())
+
+
+class Program:
+    """The loaded and attached program; ``close()`` detaches everything.
+
+    Every probe hangs on file descriptors of this process, so the kernel
+    detaches them all if it is killed.  ``hooks`` is the recording's list of
+    what was attached.
+    """
+
+    def __init__(
+        self, mode: str, without: Collection[str] = (), *, follow_fork: bool = True
+    ) -> None:
+        check_names(without)
+        self.messages: list[str] = []
+        self._links: list[int] = []
+        self._attachers: list[Callable[[], list[int]]] = []
+        self._fds: list[int] = []
+        self._programs: dict[str, int] = {}
+        self._taps: list[tuple[bool, str]] = []
+        self.bpf: Any = None
+        bcc = import_bcc()
+        btf = kernel_btf()
+        found = taps(without)
+        wanted = [
+            (hook, n, options(hook, n, mode, btf.function) if hook.name not in without else [])
+            for n, hook in enumerate(HOOKS, start=1)
+        ]
+        present = [tap for tap, there in found if there]
+        flags = [f"-D{k}={v}" for k, v in constants(btf, follow_fork=follow_fork).items()]
+        flags += [f"-DWITH_{b.upper()}" for b in ("fentry", "kprobe") if mode in ("auto", b)]
+        # Headers of 7.x, which bcc itself includes, use Microsoft's anonymous members.
+        flags += ["-fms-extensions", "-Wno-everything"]
+        try:
+            self.bpf = self._compile(bcc, source(present), flags)
+            attached = [self._attach_first(Attachment(hook, n), ways) for hook, n, ways in wanted]
+            if any(tap.source == "block.c" for tap in present):
+                ways = options(BIO_RELEASE, 0, mode, btf.function)
+                attached.append(self._attach_first(Attachment(BIO_RELEASE, 0), ways))
+            self._load_taps(bcc.BPF, present)
+        except BaseException:
+            self.close()
+            raise
+        self.hooks = describe(attached, found)
+
+    def _compile(self, bcc: Any, text: str, flags: list[str]) -> Any:
+        class Unattached(bcc.BPF):  # type: ignore[misc]
+            def _trace_autoload(self) -> None:
+                """bcc would attach by name, and let one refusal end everything."""
+
+        try:
+            with _stderr_kept(self.messages):
+                return Unattached(text=text.encode(), cflags=flags)
+        except Exception as error:
+            raise self._failure("the BPF program does not compile", error) from None
+
+    def _failure(self, what: str, error: Exception) -> DmatraceError:
+        said = self.messages
+        telling = [line for line in said if "error" in line.lower() or "headers" in line.lower()]
+        first = (telling or said or [str(error)])[0].strip()
+        if os.geteuid() != 0:
+            return CannotHere(f"{what}: {first}", do="run it with sudo")
+        if any("kernel headers" in line for line in said) or "/linux/" in first:
+            return CannotHere(
+                "bcc needs this kernel's headers to compile",
+                do=f"apt install linux-headers-{platform.release()}",
+            )
+        return DmatraceError(f"{what}: {first}", do="please report it with the kernel's version")
+
+    def _attach_first(self, absent: Attachment, ways: list[Attachment]) -> Attachment:
+        """The first way the kernel accepts; a listed function can still be refused.
+
+        x86 takes only 6 arguments for fentry before Linux kernel commit
+        473e3150e30a "bpf, x86: allow function arguments up to 12 for TRACING"
+        (in v6.6).
+        """
+        for item in ways:
+            try:
+                self._attach(item)
+            except OSError as error:
+                self.messages.append(f"{item.backend} {item.function}: {error}")
+                continue
+            return item
+        return absent
+
+    def _attach(self, item: Attachment) -> None:
+        function, carried = str(item.function), cookie(item)
+        pair = item.hook is not BIO_RELEASE
+        # The exit first: an entry alone would leave its frame open.
+        attachers: list[Callable[[], list[int]]] = []
+        for on_return in (True, False) if pair else (False,):
+            if item.backend == "fentry":
+                program = self._tracing(item, "any_hook" if pair else "bio_release", on_return)
+                kind = libbpf.TRACE_FEXIT if on_return else libbpf.TRACE_FENTRY
+                attachers.append(partial(libbpf.attach_tracing, program, kind, carried))
+            else:
+                name = "kprobe_exit" if on_return else "kprobe_entry"
+                program = self._kprobe(name if pair else "kprobe_bio_release")
+                attachers.append(
+                    partial(libbpf.attach_kprobe, program, function, carried, on_return=on_return)
+                )
+        links: list[int] = []
+        try:
+            for attach in attachers:
+                links += attach()
+        except OSError:
+            _close(links)
+            raise
+        self._links += links
+        self._attachers += attachers
+
+    def _instructions(self, name: str) -> tuple[int, int]:
+        from bcc.libbcc import lib
+
+        lib.bpf_function_start.restype = ctypes.c_void_p
+        lib.bpf_function_size.restype = ctypes.c_size_t
+        start = lib.bpf_function_start(self.bpf.module, name.encode())
+        return start or 0, lib.bpf_function_size(self.bpf.module, name.encode())
+
+    def _tracing(self, item: Attachment, name: str, on_return: bool) -> int:
+        prefix = "kretfunc__" if on_return else "kfunc__"
+        # bcc called them kfunc__NAME before it could attach to modules' functions.
+        for infix in ("vmlinux__", ""):
+            start, size = self._instructions(prefix + infix + name)
+            if start:
+                break
+        fd = libbpf.load(
+            "dmt_" + item.hook.name.replace(" ", "_"),
+            libbpf.PROG_TYPE_TRACING,
+            start,
+            size,
+            attach_type=libbpf.TRACE_FEXIT if on_return else libbpf.TRACE_FENTRY,
+            btf_id=item.btf_id,
+        )
+        self._fds.append(fd)
+        return fd
+
+    def _kprobe(self, name: str) -> int:
+        """One program serves all functions: kprobes have no target at load time."""
+        if name not in self._programs:
+            start, size = self._instructions(name)
+            fd = libbpf.load(f"dmt_{name}", libbpf.PROG_TYPE_KPROBE, start, size)
+            self._programs[name] = fd
+            self._fds.append(fd)
+        return self._programs[name]
+
+    def _load_taps(self, kinds: Any, present: Collection[Tap]) -> None:
+        for tap in present:
+            kind, prefix, names = kinds.RAW_TRACEPOINT, "raw_tracepoint__", _RAW.get(tap.source, ())
+            if tap.source == "pagecache.c":
+                kind, prefix, names = kinds.TRACEPOINT, "tracepoint__filemap__", _FILEMAP
+            for function in (prefix + name for name in names):
+                try:
+                    with _stderr_kept(self.messages):
+                        self.bpf.load_func(function.encode(), kind)
+                        self._taps.append((kind == kinds.TRACEPOINT, function))
+                except Exception as error:
+                    raise self._failure(f"the kernel refuses {function}", error) from None
+        self._attach_taps()
+
+    def _attach_taps(self) -> None:
+        for classic, function in self._taps:
+            event = function.split("__", 1)[1].replace("__", ":").encode()
+            if classic:
+                self.bpf.attach_tracepoint(tp=event, fn_name=function.encode())
+            else:
+                self.bpf.attach_raw_tracepoint(tp=event, fn_name=function.encode())
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Nothing attached for a while; the loaded programs and the maps stay."""
+        _close(self._links)
+        for classic, function in self._taps:
+            event = function.split("__", 1)[1].replace("__", ":").encode()
+            if classic:
+                self.bpf.detach_tracepoint(tp=event)
+            else:
+                self.bpf.detach_raw_tracepoint(tp=event)
+        try:
+            yield
+        finally:
+            for attach in self._attachers:
+                self._links += attach()
+            self._attach_taps()
+
+    def close(self) -> None:
+        """Detach and free everything; safe to call twice."""
+        _close(self._links)
+        _close(self._fds)
+        self._programs.clear()
+        if self.bpf is not None:
+            self.bpf.cleanup()
+            self.bpf = None
+
+    def run_stats(self) -> tuple[int, int]:
+        """(run time in ns, runs) summed over our programs; zeros unless BPF stats are on."""
+        total, runs = 0, 0
+        for fd in [*self._fds, *(function.fd for function in self.bpf.funcs.values())]:
+            with suppress(OSError), open(f"/proc/self/fdinfo/{fd}") as lines:
+                fields = dict(line.split(":", 1) for line in lines if ":" in line)
+                total += int(fields.get("run_time_ns", 0))
+                runs += int(fields.get("run_cnt", 0))
+        return total, runs
+
+    def table(self, name: str) -> Any:
+        """One of the program's maps, or None if its C file is not part of this plan."""
+        try:
+            return self.bpf[name]
+        except KeyError:
+            return None
+
+    def check_layout(self) -> None:
+        """Raise if layout.py and dmatrace.h disagree on a map's value size."""
+        for name, mine in (("threads", layout.Thread), ("files", layout.FilePages)):
+            table = self.table(name)
+            if table is not None:
+                theirs = ctypes.sizeof(table.Leaf)
+                if theirs != ctypes.sizeof(mine):
+                    raise DmatraceError(
+                        f"struct {name}: {theirs} bytes in C, {ctypes.sizeof(mine)} in Python",
+                        do="this is a bug: dmatrace.h and layout.py must agree",
+                    )

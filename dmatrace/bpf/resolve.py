@@ -1,0 +1,127 @@
+"""The hook table laid over the running kernel: what can be attached, and how.
+
+Presence decides: a function must be in BTF (fentry) and traceable
+(available_filter_functions: functions marked notrace, all of lib/ and inlined
+ones are not in it); a tracepoint must be in tracefs.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from dmatrace.bpf.hooks import HOOKS, TAPS, Hook, Tap
+from dmatrace.errors import CannotHere, UsageError
+
+TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+BACKENDS = {"auto": ("fentry", "kprobe"), "fentry": ("fentry",), "kprobe": ("kprobe",)}
+
+
+def tracefs() -> str:
+    """Where tracefs is mounted.  Raises CannotHere without it or without the right to read it."""
+    for path in TRACEFS:
+        if os.path.isdir(os.path.join(path, "events")):
+            return path
+    if os.geteuid() != 0:
+        raise CannotHere("tracefs cannot be read without root", do="run it with sudo")
+    raise CannotHere("tracefs is not mounted", do="mount -t tracefs tracefs /sys/kernel/tracing")
+
+
+@lru_cache(maxsize=1)
+def traceable_functions() -> frozenset[str]:
+    """Functions that fentry and kprobes can attach to; a name in it twice is ambiguous."""
+    seen: set[str] = set()
+    twice: set[str] = set()
+    with open(os.path.join(tracefs(), "available_filter_functions")) as lines:
+        for line in lines:
+            name = line.split(" ", 1)[0].rstrip("\n")
+            (twice if name in seen else seen).add(name)
+    return frozenset(seen - twice)
+
+
+def has_event(event: str) -> bool:
+    """Whether tracefs knows the tracepoint "system:name"."""
+    system, name = event.split(":")
+    return os.path.isdir(os.path.join(tracefs(), "events", system, name))
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """One hook on this kernel: the function and the backend to try, or None twice.
+
+    ``btf_id`` is the function's type number for fentry; 0 for a kprobe.
+    """
+
+    hook: Hook
+    number: int
+    function: str | None = None
+    backend: str | None = None
+    btf_id: int = 0
+
+
+def describe(
+    hooks: Iterable[Attachment], found: Iterable[tuple[Tap, bool]]
+) -> list[dict[str, object]]:
+    """The recording's ``hooks`` list: what was attached, and what a missing one hides."""
+    rows: list[dict[str, object]] = []
+    for item in hooks:
+        rows.append(
+            {
+                "name": item.hook.name,
+                "function": item.function,
+                "phase": item.hook.phase,
+                "attached": item.backend,
+                "hides": None if item.backend else item.hook.hides,
+            }
+        )
+    for tap, present in found:
+        rows.append(
+            {
+                "name": tap.name,
+                "function": " ".join(tap.events),
+                "phase": None,
+                "attached": "tracepoint" if present else None,
+                "hides": None if present else tap.hides,
+            }
+        )
+    return rows
+
+
+Lookup = Callable[[str], int | None]
+
+
+def options(hook: Hook, number: int, mode: str, lookup: Lookup) -> list[Attachment]:
+    """Every way to attach a hook here, best first: newest name, fentry before kprobe."""
+    found = []
+    for function in hook.candidates:
+        if function not in traceable_functions():
+            continue
+        for backend in BACKENDS[mode]:
+            btf_id = lookup(function) if backend == "fentry" else 0
+            if btf_id is not None:
+                found.append(Attachment(hook, number, function, backend, btf_id))
+    return found
+
+
+def check_names(without: Collection[str]) -> None:
+    """Raise UsageError if a name to leave out is in neither table."""
+    known = {hook.name for hook in HOOKS} | {tap.name for tap in TAPS if not tap.required}
+    for name in without:
+        if name not in known:
+            raise UsageError(f"no hook is called {name!r}", do="hooks: " + ", ".join(sorted(known)))
+
+
+def taps(without: Collection[str] = ()) -> list[tuple[Tap, bool]]:
+    """The taps and whether this kernel has them.  Raises CannotHere if it lacks a required one."""
+    found = []
+    for tap in TAPS:
+        missing = [event for event in tap.events if not has_event(event)]
+        if tap.required and missing:
+            raise CannotHere(
+                f"this kernel lacks the tracepoints {', '.join(missing)}",
+                do="boot a kernel with CONFIG_FTRACE_SYSCALLS and scheduler tracepoints",
+            )
+        found.append((tap, not missing and tap.name not in without))
+    return found

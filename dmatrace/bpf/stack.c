@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The phase stack: every transition charges `now - last` to exactly one cell,
+ * (thread, innermost phase, cpu | blocked | runnable), so a thread's cells sum
+ * to its wall time whatever hooks a kernel lacks.
+ *
+ * A thread's state is written by the CPU that runs it, by the CPU that
+ * switches it, and by its waker; the scheduler serialises the three.  An
+ * interrupt may nest a hook inside another program on the same CPU: frames
+ * then come and go in LIFO order, and charge() ignores a clock that an
+ * interrupt has already advanced.
+ */
+BPF_HASH(threads, u32, struct thread, THREADS_MAX);
+BPF_ARRAY(blank, struct thread, 1);       /* template: too big for the BPF stack */
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+BPF_ARRAY(lost, u64, 1);                  /* records the ring buffer refused */
+BPF_ARRAY(pinned, u64, 2);                /* now, peak (bytes) */
+
+static __always_inline struct thread *current_thread(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+
+	return threads.lookup(&tid);
+}
+
+static __always_inline void count_lost(void)
+{
+	int zero = 0;
+	u64 *n = lost.lookup(&zero);
+
+	if (n)
+		__sync_fetch_and_add(n, 1);
+}
+
+static __always_inline void charge(struct thread *t, u64 now)
+{
+	s64 delta = now - t->last;
+
+	if (delta > 0) {
+		struct cell *c = &t->cells[t->phase & (PHASE_MAX - 1)];
+
+		if (t->mode == MODE_CPU)
+			c->ns[MODE_CPU] += delta;
+		else if (t->mode == MODE_BLOCKED)
+			c->ns[MODE_BLOCKED] += delta;
+		else
+			c->ns[MODE_RUNNABLE] += delta;
+		t->last = now;
+	}
+}
+
+static __always_inline void set_phase(struct thread *t, u32 phase)
+{
+	if (t->phase != phase) {
+		t->phase = phase;
+		t->cells[phase & (PHASE_MAX - 1)].count += 1;
+	}
+}
+
+static __always_inline struct frame *enter(struct thread *t, u32 hook, u32 phase)
+{
+	u64 now = bpf_ktime_get_ns();
+	struct frame *f;
+	u32 depth;
+
+	charge(t, now);
+	t->mode = MODE_CPU;
+	t->hits[hook & (HOOK_MAX - 1)] += 1;
+	depth = t->depth;
+	if (depth >= DEPTH_MAX) {
+		t->over += 1;
+		t->counters[COUNT_OVERFLOWS] += 1;
+		return 0;
+	}
+	f = &t->stack[depth & (DEPTH_MAX - 1)];
+	f->hook = hook;
+	f->phase = phase;
+	f->start = now;
+	f->arg = 0;
+	t->depth = depth + 1;
+	set_phase(t, phase);
+	return f;
+}
+
+static __always_inline void unwind(struct thread *t, u32 depth)
+{
+	t->depth = depth;
+	/* Not set_phase(): going back to an outer phase is no new entry. */
+	t->phase = depth ? t->stack[(depth - 1) & (DEPTH_MAX - 1)].phase : PHASE_USER;
+}
+
+static __always_inline void emit_interval(struct thread *t, u32 phase, u64 start, u64 end)
+{
+	struct interval_event e = {
+		.type = EV_INTERVAL, .phase = phase, .tid = t->tid, .tgid = t->tgid,
+		.start = start, .end = end,
+	};
+
+	if (events.ringbuf_output(&e, sizeof(e), BPF_RB_NO_WAKEUP))
+		count_lost();
+}
+
+/* The frame that ends, still intact above the new depth, or NULL. */
+static __always_inline struct frame *leave(struct thread *t, u32 hook, u32 interval)
+{
+	u64 now = bpf_ktime_get_ns();
+	u32 depth = t->depth, i;
+	struct frame *f;
+
+	charge(t, now);
+	if (t->over) {
+		t->over -= 1;
+		return 0;
+	}
+	if (depth == 0 || depth > DEPTH_MAX) {
+		t->counters[COUNT_ORPHAN_EXITS] += 1;
+		return 0;
+	}
+	f = &t->stack[(depth - 1) & (DEPTH_MAX - 1)];
+	if (f->hook != hook) {
+		/* An inner exit was lost, or this entry was never seen. */
+		for (i = 2; i <= DEPTH_MAX; i++) {
+			if (i > depth) {
+				t->counters[COUNT_ORPHAN_EXITS] += 1;
+				return 0;
+			}
+			f = &t->stack[(depth - i) & (DEPTH_MAX - 1)];
+			if (f->hook == hook)
+				break;
+		}
+		if (i > DEPTH_MAX) {
+			t->counters[COUNT_ORPHAN_EXITS] += 1;
+			return 0;
+		}
+		t->counters[COUNT_LOST_EXITS] += i - 1;
+		depth -= i - 1;
+	}
+	unwind(t, depth - 1);
+	if (interval)
+		emit_interval(t, f->phase, f->start, now);
+	return f;
+}
+
+static __always_inline void snapshot(struct thread *t, u32 kind, u32 load_id, u32 window, u64 now)
+{
+	t->kind = kind;
+	t->load_id = load_id;
+	t->window = window;
+	t->at = now;
+	if (events.ringbuf_output(t, offsetof(struct thread, stack), BPF_RB_NO_WAKEUP))
+		count_lost();
+}
+
+static __always_inline void pin(struct thread *t, u64 bytes)
+{
+	int zero = 0, one = 1;
+	u64 *now = pinned.lookup(&zero), *peak = pinned.lookup(&one);
+
+	if (t)
+		t->counters[COUNT_PIN] += bytes;
+	if (!now || !peak)
+		return;
+	__sync_fetch_and_add(now, bytes);
+	if (*now > *peak)
+		*peak = *now;
+}
+
+static __always_inline void unpin(u64 bytes)
+{
+	int zero = 0;
+	u64 *now = pinned.lookup(&zero);
+
+	if (now)
+		__sync_fetch_and_add(now, -bytes);
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * The outermost transitions: system calls, the scheduler, a thread's birth
+ * and end.  Raw tracepoints, because their cost is paid by every task of the
+ * machine: one map lookup for a thread that is not ours.
+ */
+static __always_inline u32 task_pid(u64 task)
+{
+	return load32(task + OFF_task_struct_pid);
+}
+
+RAW_TRACEPOINT_PROBE(sys_enter)
+{
+	struct thread *t = current_thread();
+	u64 now, regs, kind;
+	u32 depth;
+
+	if (!t)
+		return 0;
+	now = bpf_ktime_get_ns();
+	charge(t, now);
+	t->mode = MODE_CPU;
+	depth = t->depth;
+	if (depth)
+		t->counters[COUNT_LOST_EXITS] += depth;
+	t->over = 0;
+	t->stack[0].hook = HOOK_SYSCALL;
+	t->stack[0].phase = PHASE_SYSCALL;
+	t->stack[0].start = now;
+	t->depth = 1;
+	t->hits[HOOK_SYSCALL] += 1;
+	set_phase(t, PHASE_SYSCALL);
+
+	/* A loader marks its windows with an option prctl(2) does not know. */
+	if (ctx->args[1] != NR_PRCTL)
+		return 0;
+	regs = ctx->args[0];
+	if (load64(regs + OFF_ARG0) != MARKER)
+		return 0;
+	kind = load64(regs + OFF_ARG1);
+	bpf_get_current_comm(t->comm, sizeof(t->comm));
+	snapshot(t, kind, load64(regs + OFF_ARG2), load64(regs + OFF_ARG3), now);
+	return 0;
+}
+
+RAW_TRACEPOINT_PROBE(sys_exit)
+{
+	struct thread *t = current_thread();
+
+	if (!t)
+		return 0;
+	charge(t, bpf_ktime_get_ns());
+	t->mode = MODE_CPU;
+	if (t->depth > 1)
+		t->counters[COUNT_LOST_EXITS] += t->depth - 1;
+	t->over = 0;
+	unwind(t, 0);
+	return 0;
+}
+
+/* (preempt, prev, next, prev_state); prev_state since commit 9c2136be0878
+ * "sched/tracing: Append prev_state to tp args instead" (v5.19). */
+RAW_TRACEPOINT_PROBE(sched_switch)
+{
+	u64 now = bpf_ktime_get_ns();
+	u32 prev = task_pid(ctx->args[1]), next = task_pid(ctx->args[2]);
+	struct thread *t;
+
+	t = threads.lookup(&prev);
+	if (t) {
+		charge(t, now);
+		t->mode = ctx->args[0] || !(u32)ctx->args[3] ? MODE_RUNNABLE : MODE_BLOCKED;
+	}
+	t = threads.lookup(&next);
+	if (t) {
+		charge(t, now);
+		t->mode = MODE_CPU;
+	}
+	return 0;
+}
+
+static __always_inline int woken(u64 task)
+{
+	u32 tid = task_pid(task);
+	struct thread *t = threads.lookup(&tid);
+
+	if (t && t->mode == MODE_BLOCKED) {
+		charge(t, bpf_ktime_get_ns());
+		t->mode = MODE_RUNNABLE;
+	}
+	return 0;
+}
+
+RAW_TRACEPOINT_PROBE(sched_wakeup)
+{
+	return woken(ctx->args[0]);
+}
+
+/* (parent, child): a new thread begins inside clone(), waiting for a CPU. */
+RAW_TRACEPOINT_PROBE(sched_process_fork)
+{
+	u32 parent = task_pid(ctx->args[0]), tid = task_pid(ctx->args[1]);
+	struct thread *p = threads.lookup(&parent), *t, *empty;
+	u32 tgid = load32(ctx->args[1] + OFF_task_struct_tgid);
+	u64 now = bpf_ktime_get_ns();
+	int zero = 0;
+
+	if (!p || (!FOLLOW_FORK && p->tgid != tgid))
+		return 0;
+	empty = blank.lookup(&zero);
+	if (!empty)
+		return 0;
+	threads.update(&tid, empty);
+	t = threads.lookup(&tid);
+	if (!t) {
+		count_lost();
+		return 0;
+	}
+	t->type = EV_SNAPSHOT;
+	t->tid = tid;
+	t->tgid = tgid;
+	bpf_get_current_comm(t->comm, sizeof(t->comm));
+	t->last = now;
+	t->mode = MODE_RUNNABLE;
+	t->stack[0].hook = HOOK_SYSCALL;
+	t->stack[0].phase = PHASE_SYSCALL;
+	t->depth = 1;
+	t->phase = PHASE_SYSCALL;
+	snapshot(t, SNAP_FORK, 0, 0, now);
+	return 0;
+}
+
+RAW_TRACEPOINT_PROBE(sched_process_exit)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	struct thread *t = threads.lookup(&tid);
+	u64 now;
+
+	if (!t)
+		return 0;
+	now = bpf_ktime_get_ns();
+	charge(t, now);
+	bpf_get_current_comm(t->comm, sizeof(t->comm));
+	snapshot(t, SNAP_EXIT, 0, 0, now);
+	threads.delete(&tid);
+	return 0;
+}

@@ -1,0 +1,151 @@
+"""``dmatrace record``: run load strategies under the tracer, into one recording."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from dmatrace.errors import UsageError
+from dmatrace.sizes import parse_size
+
+if TYPE_CHECKING:
+    from dmatrace.session.plan import Options
+
+NAME = "record"
+HELP = "run load strategies under the tracer and record where time and memory go"
+
+_EXAMPLES = """\
+The page cache is dropped before each cold load (said on stderr). A file made
+for --size lies in $DMATRACE_DATA, or --dir, and is removed afterwards.
+
+exit codes: 0 recorded, 1 failed, 2 usage, 3 this machine cannot do it
+
+examples:
+  sudo dmatrace record --strategy dmabuf-bio,udmabuf-dio --size 256M -o a.dmt
+  sudo dmatrace record --strategy all --file model.gguf --rounds 3
+  sudo dmatrace record --strategy udmabuf-dio --size 1G --raise-limits
+"""
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.epilog = _EXAMPLES
+    add = parser.add_argument
+    add(
+        "--strategy",
+        metavar="NAME[,NAME...]|all",
+        required=True,
+        help="how to load the file; 'all' runs every strategy this machine can",
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--file", metavar="PATH", help="the file to load")
+    source.add_argument(
+        "--size", type=_size, metavar="SIZE", help="make a file of this size (512K, 8M, 1G)"
+    )
+    add("--dir", metavar="DIR", help="where --size makes its file (default: $DMATRACE_DATA)")
+    add("--rounds", type=_positive, default=1, metavar="N", help="repeat all loads (default: 1)")
+    add(
+        "--cache",
+        choices=("cold", "warm"),
+        default="cold",
+        help="drop the page cache before each load, or read the file once before the"
+        " first (default: cold)",
+    )
+    add("-o", "--output", metavar="OUT", help="the recording (default: STRATEGY.dmt)")
+    add("--force", action="store_true", help="replace OUT if it is a recording")
+    loads = parser.add_argument_group("loaders")
+    loads.add_argument(
+        "--block", type=_size, default=1 << 20, metavar="SIZE", help="bytes a read (default: 1M)"
+    )
+    loads.add_argument(
+        "--jobs", type=_positive, default=1, metavar="N", help="reading threads (default: 1)"
+    )
+    loads.add_argument(
+        "--depth", type=_positive, default=1, metavar="N", help="reads in flight (default: 1)"
+    )
+    loads.add_argument(
+        "--verify",
+        choices=("sampled", "full"),
+        default="sampled",
+        help="how much of the buffer to compare with the file (default: sampled)",
+    )
+    loads.add_argument(
+        "--raise-limits",
+        action="store_true",
+        help="raise udmabuf's size_limit_mb while recording; it is restored at the end",
+    )
+    tracing = parser.add_argument_group("tracing")
+    tracing.add_argument(
+        "--hooks",
+        choices=("auto", "fentry", "kprobe"),
+        default="auto",
+        help="how to attach: fentry, kprobes, or for each function the better one that works",
+    )
+    tracing.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="HOOK",
+        help="leave a hook out; the report says what that hides (repeatable)",
+    )
+    tracing.add_argument(
+        "--detail",
+        choices=("exact",),
+        default="exact",
+        help="exact: every hook on every event",
+    )
+    tracing.add_argument(
+        "--ab",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="add N interleaved pairs of loads with and without the tracer, to state its cost",
+    )
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record; prints the recording's path on stdout."""
+    from dmatrace.session.plan import Options, record
+
+    options: Options = Options(
+        strategies=args.strategy,
+        file=args.file,
+        size=args.size,
+        directory=args.dir or os.environ.get("DMATRACE_DATA"),
+        rounds=args.rounds,
+        cold=args.cache == "cold",
+        output=args.output,
+        force=args.force,
+        block=args.block,
+        jobs=args.jobs,
+        depth=args.depth,
+        verify=args.verify,
+        raise_limits=args.raise_limits,
+        hooks=args.hooks,
+        without=tuple(args.without),
+        ab=args.ab,
+        say=(lambda _: None) if args.quiet else _say,
+    )
+    path = record(options)
+    print(path)
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,56 @@
+"""The guests there are: one row per kernel, each with its own distribution's bpfcc."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dmatrace.errors import UsageError
+
+#: What every guest carries; the init script is the whole of user space, so
+#: what it calls (mount, ip, modprobe) is listed although a Debian host has it.
+COMMON_PACKAGES = (
+    "linux-image-amd64",
+    "linux-headers-amd64",
+    "python3",
+    "python3-bpfcc",
+    "bpftrace",
+    "busybox-static",
+    "openssh-server",
+    "kmod",
+    "iproute2",
+    "mount",
+    "procps",
+    "e2fsprogs",
+    "less",
+    "gcc",
+    "make",
+)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One guest: the suite that brings the kernel, and its Python."""
+
+    name: str
+    suite: str
+    python: str
+    packages: tuple[str, ...] = COMMON_PACKAGES
+    #: Passed to mmdebstrap as --aptopt, one each.
+    apt_options: tuple[str, ...] = ()
+
+
+# mmdebstrap is given the suite alone: it then takes Debian's default mirror, or
+# the one in the machine's own apt sources, so that no host is named here.
+KERNELS = (Kernel("6.12", suite="trixie", python="3.13"),)
+DEFAULT = KERNELS[0]
+
+
+def find(name: str | None) -> Kernel:
+    """The row called ``name`` (None: the default); UsageError when there is none."""
+    if name is None:
+        return DEFAULT
+    for kernel in KERNELS:
+        if kernel.name == name:
+            return kernel
+    known = ", ".join(kernel.name for kernel in KERNELS)
+    raise UsageError(f"there is no guest with kernel {name}", do=f"take one of: {known}")

@@ -1,0 +1,84 @@
+"""The tables of a recording, as data.
+
+Times are ns of CLOCK_MONOTONIC, sizes are bytes.  ``snapshots`` and
+``counters`` are cumulative since the thread was first traced; a phase or
+counter that a snapshot does not name is zero, so a reader subtracts two
+snapshots of a thread to know what happened between them.
+
+A column is written ``name[:kind][?]``; ``?`` marks what a writer may leave
+out (then 0, "" or null).  Adding columns keeps the schema number; changing
+what a column means raises it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA = 1
+META = "meta.json"
+STREAM = ".arrows"  # Arrow IPC stream, while recording
+FINAL = ".parquet"  # after close
+
+
+class Column(NamedTuple):
+    """One column: its kind is int64, uint64, str or bool; only bool is nullable."""
+
+    name: str
+    kind: str
+    optional: bool
+
+    @property
+    def default(self) -> int | str | None:
+        """What stands where a writer said nothing."""
+        return {"str": "", "bool": None}.get(self.kind, 0)
+
+
+def _columns(text: str) -> tuple[Column, ...]:
+    found = []
+    for word in text.split():
+        name, _, kind = word.rstrip("?").partition(":")
+        found.append(Column(name, kind or "int64", word.endswith("?")))
+    return tuple(found)
+
+
+TABLES: dict[str, tuple[Column, ...]] = {
+    # kind: begin|end (the loader's markers), fork|exit (of a thread), poll (the recorder's).
+    "snapshots": _columns(
+        "t_ns load_id window kind:str tid tgid comm:str phase:str"
+        " cpu_ns blocked_ns runnable_ns count"
+    ),
+    # A counters row has the t_ns and kind of the snapshot it was taken with.
+    "counters": _columns("t_ns load_id window kind:str tid tgid counter:str value"),
+    # The last row of a load_id holds: a row written when the load starts (with end_ns 0)
+    # names it in a recording whose recorder was killed.
+    "loads": _columns(
+        "load_id strategy:str round file:str? dev? ino:uint64? bytes? cache_before:str?"
+        " verified:bool? refused:str? create_ns? io_ns? close_ns? wall_ns?"
+        " cachestat_before:str? cachestat_after:str? pinned_peak?"
+        " page_cache_added? page_cache_removed? page_cache_peak? page_cache_end?"
+        " dmabuf? shmem? start_ns? end_ns? failed:str?"
+    ),
+    # The loader's own clock and schedstat, per thread and window.
+    "threads": _columns("load_id window tid comm:str start_ns end_ns sched_run_ns sched_wait_ns"),
+    # op: read|write|other.  queue_ns is the bio's, in its submitter's context.
+    "requests": _columns("load_id tid tgid dev sector bytes op:str queue_ns issue_ns complete_ns"),
+    # Cumulative per file; removed_self is what the load's own threads removed.
+    "page_cache": _columns("t_ns load_id dev ino:uint64 added removed removed_self current peak"),
+    # event: export|release.
+    "buffers": _columns("t_ns load_id event:str ino:uint64 size exporter:str tid tgid"),
+    # Outermost allocation intervals (heap-alloc, udmabuf, shmem), for overlap.
+    "intervals": _columns("load_id tid phase:str start_ns end_ns"),
+}
+
+
+def arrow_schema(table: str) -> pa.Schema:
+    """The Arrow schema of ``table``; KeyError for an unknown one."""
+    import pyarrow as pa
+
+    types = {"int64": pa.int64(), "uint64": pa.uint64(), "str": pa.string(), "bool": pa.bool_()}
+    return pa.schema(
+        [pa.field(c.name, types[c.kind], nullable=c.kind == "bool") for c in TABLES[table]]
+    )

@@ -1,0 +1,246 @@
+"""Write a recording so that a killed recorder leaves a readable prefix.
+
+While recording, each table is an Arrow IPC stream: every ``append`` is one
+batch, handed to the kernel before it returns, so SIGKILL loses at most the
+batch being written.  Nothing is fsynced in between: that would be I/O on the
+machine whose I/O is being measured.  ``close`` turns each stream into Parquet
+under a temporary name, renames it, and only then removes the stream.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from dmatrace.errors import DmatraceError
+from dmatrace.recording import schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# Rows per Parquet row group: streams have one small batch per poll, and a
+# row group each would make the file larger than the data.
+_ROW_GROUP = 1 << 16
+_TEMPORARY = ".tmp"
+
+
+class Writer:
+    """The writing end of one recording; make it with ``create``."""
+
+    def __init__(self, path: Path, meta: dict[str, Any], owner: tuple[int, int] | None) -> None:
+        self.path = path
+        self._meta = meta
+        self._owner = owner
+        self._streams: dict[str, tuple[Any, Any]] = {}
+        self._schemas: dict[str, pa.Schema] = {}
+        self._closed = False
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        meta: Mapping[str, Any],
+        force: bool = False,
+        *,
+        owner: tuple[int, int] | None = None,
+    ) -> Writer:
+        """Start a recording at ``path``; ``owner`` (uid, gid) is given its files.
+
+        Raises DmatraceError when ``path`` exists (``force`` replaces a recording,
+        and nothing else: only files a recording has are removed), or cannot be made.
+        """
+        where = Path(path)
+        with _writing(where):
+            if os.path.lexists(where):
+                _make_room(where, force)
+            else:
+                where.mkdir()
+            writer = cls(where, {**meta, "schema": schema.SCHEMA, "complete": False}, owner)
+            writer._give(where)
+            writer._write_meta(durable=True)
+            for table in schema.TABLES:
+                writer._open(table)
+        return writer
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The current content of meta.json; change it with ``update_meta``."""
+        return dict(self._meta)
+
+    def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add ``rows`` to ``table`` as one batch that survives this process.
+
+        Raises ValueError for an unknown table or column and for a missing one that is
+        not optional, DmatraceError when the disk refuses.
+        """
+        if self._closed:
+            raise ValueError("the recording is closed")
+        if not rows:
+            return
+        batch = self._batch(table, rows)
+        with _writing(self.path):
+            sink, stream = self._streams[table]
+            stream.write_batch(batch)
+            sink.flush()
+
+    def flush(self) -> None:
+        """Hand everything appended to the kernel; ``append`` has already done so."""
+        with _writing(self.path):
+            for sink, _ in self._streams.values():
+                sink.flush()
+
+    def update_meta(self, /, **values: Any) -> None:
+        """Change keys of meta.json, atomically: a reader sees the old or the new file."""
+        self._meta.update(values)
+        with _writing(self.path):
+            self._write_meta(durable=False)
+
+    def close(self, complete: bool = True) -> None:
+        """Turn the streams into Parquet and write the last meta.json; twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        with _writing(self.path):
+            for sink, stream in self._streams.values():
+                stream.close()
+                sink.close()
+            for table in schema.TABLES:
+                self._finish(table)
+            self._meta["complete"] = complete
+            self._write_meta(durable=True)
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(complete=kind is None)
+
+    def _open(self, table: str) -> None:
+        import pyarrow as pa
+
+        self._schemas[table] = layout = schema.arrow_schema(table)
+        file = self.path / (table + schema.STREAM)
+        sink = pa.OSFile(str(file), "wb")
+        stream = pa.ipc.new_stream(sink, layout)
+        self._streams[table] = (sink, stream)
+        # Arrow writes the schema with the first batch: make that now.
+        stream.write_table(layout.empty_table())
+        sink.flush()
+        self._give(file)
+
+    def _batch(self, table: str, rows: Sequence[Mapping[str, Any]]) -> pa.RecordBatch:
+        import pyarrow as pa
+
+        if table not in schema.TABLES:
+            raise ValueError(f"no table {table!r}")
+        columns = schema.TABLES[table]
+        names = {column.name for column in columns}
+        required = {column.name for column in columns if not column.optional}
+        for row in rows:
+            if not row.keys() <= names or not required <= row.keys():
+                odd = sorted(row.keys() - names) + sorted(required - row.keys())
+                raise ValueError(f"{table}: unknown or missing columns: {', '.join(odd)}")
+        layout = self._schemas[table]
+        arrays = []
+        for column in columns:
+            values = [row.get(column.name, column.default) for row in rows]
+            if column.kind == "str":
+                values = [_text(value) for value in values]
+            arrays.append(pa.array(values, type=layout.field(column.name).type))
+            if column.kind != "bool" and arrays[-1].null_count:
+                raise ValueError(f"{table}.{column.name}: null")
+        return pa.RecordBatch.from_arrays(arrays, schema=layout)
+
+    def _finish(self, table: str) -> None:
+        import pyarrow.parquet as pq
+
+        stream = self.path / (table + schema.STREAM)
+        final = self.path / (table + schema.FINAL)
+        temporary = final.with_name(final.name + _TEMPORARY)
+        with pq.ParquetWriter(str(temporary), self._schemas[table], compression="zstd") as out:
+            for group in _row_groups(stream, self._schemas[table]):
+                out.write_table(group)
+        self._give(temporary)
+        temporary.replace(final)
+        stream.unlink()
+
+    def _write_meta(self, *, durable: bool) -> None:
+        file = self.path / schema.META
+        temporary = file.with_name(file.name + _TEMPORARY)
+        with temporary.open("w", encoding="ascii") as out:
+            json.dump(self._meta, out, indent=1, sort_keys=True)
+            out.write("\n")
+            if durable:
+                # Renamed before its data is on disk, it could be empty after a power cut.
+                out.flush()
+                os.fsync(out.fileno())
+        self._give(temporary)
+        temporary.replace(file)
+
+    def _give(self, file: Path) -> None:
+        if self._owner is not None:
+            os.chown(file, *self._owner)
+
+
+def _row_groups(stream: Path, layout: pa.Schema) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    pending: list[pa.RecordBatch] = []
+    rows = 0
+    with pa.OSFile(str(stream), "rb") as source, pa.ipc.open_stream(source) as batches:
+        for batch in batches:
+            pending.append(batch)
+            rows += batch.num_rows
+            if rows >= _ROW_GROUP:
+                yield pa.Table.from_batches(pending, layout)
+                pending, rows = [], 0
+    if rows:
+        yield pa.Table.from_batches(pending, layout)
+
+
+def _text(value: Any) -> str:
+    """A str Arrow accepts: file names and comms may hold bytes that are no UTF-8."""
+    if not isinstance(value, str):
+        raise ValueError(f"not a string: {value!r}")
+    return value.encode("utf-8", "backslashreplace").decode()
+
+
+def _make_room(where: Path, force: bool) -> None:
+    if not force:
+        raise DmatraceError(f"{where} exists", do="name another with -o, or add --force")
+    if not where.is_dir():
+        raise DmatraceError(f"{where} exists and is no recording", do="name another with -o")
+    if not (where / schema.META).is_file() and any(where.iterdir()):
+        raise DmatraceError(
+            f"{where} is a directory with something else in it", do="name another with -o"
+        )
+    for name in (
+        schema.META,
+        *(table + end for table in schema.TABLES for end in (schema.STREAM, schema.FINAL)),
+    ):
+        for file in (where / name, where / (name + _TEMPORARY)):
+            file.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """OSError (from Python or Arrow) as one line with a next step."""
+    try:
+        yield
+    except DmatraceError:
+        raise
+    except OSError as error:
+        raise DmatraceError(
+            f"cannot write {path}: {error.strerror or error}",
+            do="name a directory with room that you may write to with -o",
+        ) from error

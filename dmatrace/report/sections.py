@@ -1,0 +1,165 @@
+"""The parts of the text report below the phases: memory, block layer, verdicts, what to trust."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from dmatrace.analysis.summary import Summary
+from dmatrace.report.layout import WIDTH, Style
+from dmatrace.sizes import format_ns, format_size, short_size
+
+_NAME = 22
+
+_BILL = {
+    "cache+": "page_cache_added",
+    "cache-": "page_cache_removed",
+    "peak": "page_cache_peak",
+    "end": "page_cache_end",
+    "dmabuf": "dmabuf",
+    "shmem": "shmem",
+    "pinned": "pinned_peak",
+}
+
+
+def bill(loads: Sequence[Summary], style: Style) -> Iterator[str]:
+    """Bytes of page cache, dma-buf, shmem, pinned pages, and copies per byte."""
+    yield style.paint(
+        style.left("memory", _NAME)
+        + "".join(style.right(head, 7) for head in _BILL)
+        + style.right("copies", 8),
+        "bold",
+    )
+    for load in loads:
+        line = style.left(load.label, _NAME)
+        for name in _BILL.values():
+            line += style.right(short_size(load.memory[name]) if load.memory[name] else "-", 7)
+        yield line + style.right(f"{load.per_byte:.2f}/B", 8)
+    yield from style.wrap(
+        "cache+ and cache-: page cache added and removed; peak, end: the file's share of it;"
+        " pinned: peak of pinned pages; copies: bytes the CPU copied per byte loaded."
+    )
+
+
+def block(loads: Sequence[Summary], style: Style) -> Iterator[str]:
+    """Read requests and their latency, issue to completion."""
+    heads = (("requests", 9), ("read", 8), ("p50", 9), ("p90", 9), ("p99", 9), ("max", 9))
+    yield style.paint(
+        style.left("block reads", _NAME) + "".join(style.right(*head) for head in heads), "bold"
+    )
+    for load in loads:
+        line = style.left(load.label, _NAME) + style.right(str(load.block["requests"]), 9)
+        if not load.block["requests"]:
+            yield line + "  nothing was read from a disk"
+            continue
+        line += style.right(short_size(load.block["read_bytes"]), 8)
+        for name in ("p50", "p90", "p99", "max"):
+            line += style.right(format_ns(load.block[name]), 9)
+        yield line
+
+
+def direct(loads: Sequence[Summary], style: Style) -> Iterator[str]:
+    """Whether the reads bypassed the page cache, and the evidence."""
+    yield style.paint("direct I/O", "bold")
+    for load in loads:
+        seen: dict[str, str] = {}
+        for one in load.loads:
+            seen.setdefault(one["direct"]["verdict"], one["direct"]["why"])
+        for verdict, why in seen.items():
+            yield from _item(style, load.label, f"{verdict}: {why}")
+
+
+def overlap(loads: Sequence[Summary], style: Style) -> Iterator[str]:
+    """Allocation and I/O at the same time; nothing where they did not overlap."""
+    both = [load for load in loads if load.overlap["both_ns"] > 0]
+    if both:
+        yield style.paint("overlap", "bold")
+    for load in both:
+        found = load.overlap
+        shorter = min(found["alloc_ns"], found["io_ns"])
+        share = f" ({100 * found['both_ns'] // shorter}% of the shorter)" if shorter else ""
+        yield from _item(
+            style,
+            load.label,
+            f"allocation {format_ns(found['alloc_ns'])}, I/O {format_ns(found['io_ns'])},"
+            f" both at once {format_ns(found['both_ns'])}{share}",
+        )
+
+
+def outcomes(loads: Sequence[Summary], style: Style) -> Iterator[str]:
+    """Whether the contents were right, and every load that did not go as asked."""
+    yield style.paint("contents", "bold")
+    for load in loads:
+        rounds = [*load.loads, *(one for one in load.failed if one not in load.loads)]
+        good = sum(one["verified"] is True for one in rounds)
+        bad = [one for one in rounds if one["verified"] is False]
+        if bad:
+            which = ", ".join(str(one["round"]) for one in bad)
+            for line in _item(style, load.label, f"DIFFER from the file in round {which}"):
+                yield style.paint(line, "bad")
+        elif good == len(rounds):
+            yield from _item(style, load.label, "equal to the file")
+        elif not any(one["failed"] or one["refused"] for one in rounds):
+            yield from _item(style, load.label, f"compared in {good} of {len(rounds)} rounds")
+        for one in rounds:
+            problem = one["failed"] or one["refused"]
+            if problem:
+                kind = "failed" if one["failed"] else "refused"
+                yield from _item(style, load.label, f"round {one['round']} {kind}: {problem}")
+            elif one["partial"]:
+                yield from _item(
+                    style, load.label, f"round {one['round']} is partial: its end was not recorded"
+                )
+
+
+def skipped(document: Mapping[str, Any], style: Style) -> Iterator[str]:
+    """Strategies that cannot run here, why, and what to do."""
+    if document["skipped"]:
+        yield style.paint("skipped", "bold")
+    for skip in document["skipped"]:
+        do = f"; {skip['do']}" if skip["do"] else ""
+        yield from _item(style, str(skip["strategy"]), f"{skip['why']}{do}")
+
+
+def hidden(document: Mapping[str, Any], style: Style) -> Iterator[str]:
+    """Hooks that are not attached, and what that hides."""
+    missing = [hook for hook in document["hooks"] if hook["attached"] in (None, "null")]
+    if missing:
+        yield style.paint("hidden: hooks this kernel did not take", "bold")
+    for hook in missing:
+        what = hook["hides"] or "its time is in the phase around it"
+        yield from _item(style, str(hook["name"]), f"({hook['phase']}) {what}")
+
+
+def trust(document: Mapping[str, Any], style: Style) -> Iterator[str]:
+    """Lost events, what the phase stack could not follow, and the recorder's own cost."""
+    lost = document["lost_events"]
+    exits = sum(load["stack"]["lost_exits"] for load in document["loads"])
+    overflows = sum(load["stack"]["overflows"] for load in document["loads"])
+    text = f"Lost events: {lost}" + (" (figures from events are too low)" if lost else "")
+    text += f"; function exits not seen: {exits}; calls nested too deep: {overflows}."
+    for line in style.wrap(text, "  ", ""):
+        yield style.paint(line, "bad") if lost else line
+    own = document["self"]
+    runs = f" in {own['bpf_runs']} runs" if own.get("bpf_runs") else ""
+    yield from style.wrap(
+        f"Cost of recording: BPF {format_ns(own['bpf_ns'])}{runs}, recorder"
+        f" {format_ns(own['recorder_cpu_ns'])} CPU, {format_size(own['recorder_rss'])} RSS.",
+        "  ",
+        "",
+    )
+    for pair in own["ab"]:
+        ratio = pair["ratio"]
+        yield from _item(
+            style,
+            str(pair["strategy"]),
+            f"with/without the tracer: median {ratio['median']:.3f}, {ratio['min']:.3f} to"
+            f" {ratio['max']:.3f}, {pair['pairs']} pairs",
+        )
+
+
+def _item(style: Style, name: str, text: str) -> list[str]:
+    """A name and a text that wraps beside it."""
+    column = "  " + style.left(name, 22) + "  "
+    assert len(column) <= WIDTH
+    return style.wrap(text, " " * 26, column)

@@ -1,0 +1,262 @@
+"""Recording loads: one strategy after the other, each between two gates.
+
+For every load: prepare, make the cache cold or warm, zero the ledgers, let
+the loader create and read (window 0), read the ledgers while it waits, let it
+verify (untimed), let it close (window 1).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dmatrace.errors import CannotHere
+from dmatrace.recording import Writer
+from dmatrace.session.changes import drop_caches
+from dmatrace.session.runner import LoadFailed, Runner
+from dmatrace.session.tracer import Row, Tracer, current_dev_ino
+from dmatrace_loaders import kernel
+
+Say = Callable[[str], None]
+_POLL_S = 0.5  # a snapshot of all threads this often, for killed recordings and time lines
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, checked."""
+
+    strategies: tuple[str, ...]
+    file: str
+    block: int
+    jobs: int
+    depth: int
+    rounds: int
+    cold: bool
+    verify: str
+
+
+class Recorder:
+    """Runs the loads of one recording and writes what the tracer saw.
+
+    ``tracer`` may be None: the same loads without any probe, for comparison.
+    """
+
+    def __init__(
+        self, request: Request, tracer: Tracer | None, writer: Writer | None, say: Say
+    ) -> None:
+        self.request = request
+        self.skipped: dict[str, dict[str, str]] = {}
+        self.finished = 0
+        self._tracer = tracer
+        self._writer = writer
+        self._say = say
+        self._runner: Runner | None = None
+        self._load_id = 0
+        self._polled = 0.0
+        self._dmabuf = self._shmem = 0  # bytes, of the current load
+        self._outside = (0, 0)  # ns, when the current load was being verified
+        self.dev, self.ino = current_dev_ino(request.file)
+
+    def run(self) -> None:
+        """All rounds; strategies that cannot run here are skipped with their reason."""
+        total = self.request.rounds * len(self.request.strategies)
+        for round_number in range(1, self.request.rounds + 1):
+            for strategy in self.request.strategies:
+                self._load_id += 1
+                if strategy in self.skipped:
+                    continue
+                try:
+                    row = self.load(strategy, round_number)
+                except CannotHere as error:
+                    self.skipped[strategy] = {
+                        "strategy": strategy, "why": error.message, "do": error.do,
+                    }  # fmt: skip
+                    self._say(f"[{self._load_id}/{total}] {strategy}: skipped: {error}")
+                    continue
+                self.finished += 1
+                self._say(f"[{self._load_id}/{total}] {_progress(row)}")
+
+    def load(self, strategy: str, round_number: int = 1) -> Row:
+        """One load; the row of the ``loads`` table.  Raises CannotHere if it cannot run."""
+        runner = self._started()
+        request = self.request
+        runner.ask(
+            "prepare",
+            load_id=self._load_id,
+            strategy=strategy,
+            file=request.file,
+            block=request.block,
+            jobs=request.jobs,
+            depth=request.depth,
+            verify=request.verify,
+        )
+        size = int(runner.wait("prepared")["bytes"])
+        if request.cold:
+            drop_caches()
+        row: Row = {
+            "load_id": self._load_id,
+            "strategy": strategy,
+            "round": round_number,
+            "file": request.file,
+            "dev": self.dev,
+            "ino": self.ino,
+            "bytes": size,
+            "cache_before": "cold" if request.cold else "warm",
+        }
+        before = cachestat(request.file)
+        row["cachestat_before"] = json.dumps(before)
+        if self._tracer:
+            self._tracer.load_id = self._load_id
+            self._tracer.reset_file(self.dev, self.ino)
+            self._tracer.pinned_peak(reset=True)
+        self._dmabuf = self._shmem = 0
+        self._outside = (0, 0)
+        self._write("loads", [row])
+        threads: list[Row] = []
+        try:
+            self._window(runner, row, threads, before)
+        except LoadFailed as error:
+            row["failed"] = str(error)
+            row["end_ns"] = time.monotonic_ns()
+        self._collect(row, threads)
+        return row
+
+    def _window(self, runner: Runner, row: Row, threads: list[Row], before: dict[str, int]) -> None:
+        row["start_ns"] = time.monotonic_ns()
+        runner.ask("go")
+        loaded = runner.wait("loaded", self._idle)
+        self._ledger(row, before)
+        threads += loaded["threads"]
+        row["create_ns"], row["io_ns"] = loaded["create_ns"], loaded["io_ns"]
+        refused = loaded["refused"]
+        row["refused"] = f"{refused['name']}: {refused['why']}" if refused else ""
+        began = time.monotonic_ns()
+        runner.ask("verify")
+        verified = runner.wait("verified")
+        self._outside = (began, time.monotonic_ns())
+        row["verified"] = verified["verified"]
+        if verified["verified"] is False:
+            row["failed"] = f"content differs from the file: {verified.get('why', '')}"
+        runner.ask("close")
+        closed = runner.wait("closed", self._idle)
+        threads += closed["threads"]
+        row["close_ns"] = closed["close_ns"]
+        main = [thread for thread in threads if thread["tid"] == runner.pid]
+        row["wall_ns"] = sum(thread["end_ns"] - thread["start_ns"] for thread in main)
+        row["end_ns"] = max(thread["end_ns"] for thread in threads)
+
+    def _started(self) -> Runner:
+        if self._runner is None:
+            self._runner = Runner()
+        if self._tracer:
+            # Anew for each load: --ab detaches in between, and cells then start from zero.
+            self._tracer.follow(self._runner.pid)
+        return self._runner
+
+    def _idle(self) -> None:
+        """While a load runs: empty the ring buffer, and now and then write a prefix."""
+        tracer = self._tracer
+        if tracer is None:
+            return
+        tracer.drain()
+        if time.monotonic() - self._polled > _POLL_S:
+            self._polled = time.monotonic()
+            tracer.poll_threads()
+            self._keep(tracer.take())
+
+    def _ledger(self, row: Row, before: dict[str, int]) -> None:
+        """Page cache and pinned pages, read while the loader waits with its buffer full."""
+        after = cachestat(self.request.file)
+        row["cachestat_after"] = json.dumps(after)
+        if self._tracer is None:
+            return
+        row["pinned_peak"] = self._tracer.pinned_peak()
+        pages = self._tracer.file_pages(self.dev, self.ino)
+        if pages is None:
+            return
+        base = before.get("cached", 0)
+        now = base + pages.added - pages.removed
+        row["page_cache_added"] = pages.added
+        row["page_cache_removed"] = pages.removed
+        row["page_cache_peak"] = base + pages.peak
+        row["page_cache_end"] = now
+        self._write(
+            "page_cache",
+            [
+                {
+                    "t_ns": time.monotonic_ns(),
+                    "load_id": self._load_id,
+                    "dev": self.dev,
+                    "ino": self.ino,
+                    "added": pages.added,
+                    "removed": pages.removed,
+                    "removed_self": pages.removed_self,
+                    "current": now,
+                    "peak": base + pages.peak,
+                }
+            ],
+        )
+
+    def _collect(self, row: Row, threads: list[Row]) -> None:
+        """Everything the load left in the ring buffer, and its own clocks."""
+        if self._tracer:
+            self._tracer.drain()
+            self._keep(self._tracer.take())
+            self._tracer.load_id = -1
+        row["dmabuf"], row["shmem"] = self._dmabuf, self._shmem
+        self._write("threads", [{"load_id": self._load_id, **thread} for thread in threads])
+        self._write("loads", [row])
+
+    def _keep(self, rows: dict[str, list[Row]]) -> None:
+        """Write what was traced, and add up what the load's row says of it."""
+        for request in rows.get("requests", []):
+            if self._outside[0] <= request["queue_ns"] <= self._outside[1]:
+                request["load_id"] = -1  # verification read it, not the load
+        for buffer in rows.get("buffers", []):
+            if buffer["event"] == "export":
+                self._dmabuf += buffer["size"]
+        self._shmem += _shmem(rows.get("counters", []))
+        for table, found in rows.items():
+            self._write(table, found)
+
+    def _write(self, table: str, rows: list[Row]) -> None:
+        if self._writer and rows:
+            self._writer.append(table, rows)
+
+    def close(self) -> None:
+        """End the loader process."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None
+
+
+def _shmem(counters: list[Row]) -> int:
+    """Bytes of shmem allocated between the markers of each thread and window."""
+    total = 0
+    for row in counters:
+        if row["counter"] == "shmem_alloc_bytes" and row["kind"] in ("begin", "end"):
+            total += row["value"] if row["kind"] == "end" else -row["value"]
+    return total
+
+
+def cachestat(path: str) -> dict[str, int]:
+    """cachestat(2) of a file in pages, plus "cached" in bytes; {} where the kernel has none."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        found = kernel.cachestat(fd)
+    finally:
+        os.close(fd)
+    return {} if found is None else dict(found)
+
+
+def _progress(row: Row) -> str:
+    name = f"{row['strategy']} round {row['round']}"
+    if row.get("failed"):
+        return f"{name}: failed: {row['failed']}"
+    if row.get("refused"):
+        return f"{name}: refused: {row['refused']}"
+    seconds = (row["create_ns"] + row["io_ns"]) / 1e9
+    return f"{name}: {seconds:.2f} s"

@@ -1,0 +1,64 @@
+"""Comparing a loaded buffer with its file, without disturbing the page cache."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+from collections.abc import Iterator
+
+from dmatrace_loaders import kernel
+
+_BLOCK = 1 << 20
+_SAMPLES = 16
+
+
+def blocks(size: int, how: str) -> list[int]:
+    """Offsets of the blocks to compare: all, or the first, the last and some in between."""
+    every = range(0, size, _BLOCK)
+    if how == "full" or len(every) <= _SAMPLES + 2:
+        return list(every)
+    chosen = random.Random(size).sample(every[1:-1], _SAMPLES)
+    return sorted({every[0], *chosen, every[-1]})
+
+
+def difference(path: str, size: int, view: memoryview, how: str) -> str | None:
+    """Where ``view`` differs from the file, or None; what lies behind the end must be zero.
+
+    ``how`` is "sampled" or "full".  The file is read with O_DIRECT where that
+    works, so that comparing adds nothing to the page cache.
+    """
+    for offset, data in _read(path, size, blocks(size, how)):
+        mine = view[offset : offset + len(data)]
+        if mine != data:
+            at = next(i for i, (a, b) in enumerate(zip(mine, data, strict=True)) if a != b)
+            return f"byte {offset + at} of {size} differs"
+    tail = bytes(view[size:])
+    if tail.strip(b"\0"):
+        return f"the {len(tail)} bytes behind the end of the file are not zero"
+    return None
+
+
+def _read(path: str, size: int, offsets: list[int]) -> Iterator[tuple[int, memoryview]]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        if kernel.dio_alignment(fd).offset > _BLOCK:
+            raise OSError
+    except OSError:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with mmap.mmap(-1, _BLOCK) as buffer, memoryview(buffer) as view:
+            for offset in offsets:
+                got = 0
+                want = min(_BLOCK, size - offset)
+                while got < want:
+                    more = os.preadv(fd, [view[got:]], offset + got)
+                    if more == 0:
+                        break
+                    got += more
+                with view[: min(got, want)] as data:
+                    yield offset, data
+                if got < want:
+                    return
+    finally:
+        os.close(fd)
