@@ -2,7 +2,7 @@
 PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs openssh-client python3-venv util-linux
+PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs openssh-client python3-venv util-linux gcc libc6-dev
 DEMO_SIZE ?= 256M
 DEMO_OUT ?= build/demo.dmt
 PYTEST ?= $(BIN)/pytest
@@ -43,7 +43,8 @@ image: setup ## the image of the lab's guest, unless it is there
 demo: image ## record two loads of a fresh file in the lab guest and compare them
 	@mkdir -p $(dir $(DEMO_OUT)); rm -rf $(DEMO_OUT)
 	$(BIN)/dmatrace lab run -- \
-	    dmatrace record --strategy dmabuf-bio,udmabuf-dio --size $(DEMO_SIZE) -o $(DEMO_OUT)
+	    dmatrace record --strategy dmabuf-bio,udmabuf-dio --size $(DEMO_SIZE) --raise-limits \
+	        -o $(DEMO_OUT)
 	$(BIN)/dmatrace report $(DEMO_OUT)
 
 test: image ## the whole suite: on the host and in the guest

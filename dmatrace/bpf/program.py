@@ -63,14 +63,26 @@ def import_bcc() -> Any:
             do="apt install python3-bpfcc, and use the distribution's Python"
             " (or run in the lab: dmatrace lab run)",
         )
-    import bcc
-
+    try:
+        import bcc
+    except (ImportError, OSError) as error:
+        raise CannotHere(
+            f"bcc does not load: {error}", do="apt install --reinstall python3-bpfcc libbpfcc"
+        ) from None
     if not hasattr(bcc, "BPF"):
         raise CannotHere(
             "the module 'bcc' found here is not the BPF Compiler Collection",
             do="pip uninstall bcc; apt install python3-bpfcc",
         )
     return bcc
+
+
+def check_machine(without: Collection[str]) -> None:
+    """What can be said without compiling.  Raises CannotHere, or UsageError for ``without``."""
+    check_names(without)
+    import_bcc()
+    constants(kernel_btf(), follow_fork=True)
+    taps(without)
 
 
 def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
@@ -148,17 +160,21 @@ def cookie(item: Attachment) -> int:
 
 
 @contextmanager
-def _stderr_kept(into: list[str]) -> Iterator[None]:
-    """Hold back what clang and libbpf print, to show it only on failure."""
+def _output_kept(into: list[str]) -> Iterator[None]:
+    """Hold back what clang, libbpf and bcc print (on both streams), to show it on failure."""
+    sys.stdout.flush()
     sys.stderr.flush()
-    kept = os.memfd_create("stderr")
-    saved = os.dup(2)
-    os.dup2(kept, 2)
+    kept = os.memfd_create("output")
+    saved = [os.dup(stream) for stream in (1, 2)]
+    for stream in (1, 2):
+        os.dup2(kept, stream)
     try:
         yield
     finally:
-        os.dup2(saved, 2)
-        os.close(saved)
+        ctypes.CDLL(None).fflush(None)  # C's stdout is buffered where it is no terminal
+        for stream, old in zip((1, 2), saved, strict=True):
+            os.dup2(old, stream)
+            os.close(old)
         os.lseek(kept, 0, os.SEEK_SET)
         into += os.read(kept, 1 << 20).decode(errors="replace").strip().splitlines()
         os.close(kept)
@@ -220,7 +236,7 @@ class Program:
                 """bcc would attach by name, and let one refusal end everything."""
 
         try:
-            with _stderr_kept(self.messages):
+            with _output_kept(self.messages):
                 return Unattached(text=text.encode(), cflags=flags)
         except Exception as error:
             raise self._failure("the BPF program does not compile", error) from None
@@ -322,7 +338,7 @@ class Program:
                 kind, prefix, names = kinds.TRACEPOINT, "tracepoint__filemap__", _FILEMAP
             for function in (prefix + name for name in names):
                 try:
-                    with _stderr_kept(self.messages):
+                    with _output_kept(self.messages):
                         self.bpf.load_func(function.encode(), kind)
                         self._taps.append((kind == kinds.TRACEPOINT, function))
                 except Exception as error:

@@ -5,13 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from dmatrace.errors import UsageError
 from dmatrace.sizes import parse_size
-
-if TYPE_CHECKING:
-    from dmatrace.session.plan import Options
 
 NAME = "record"
 HELP = "run load strategies under the tracer and record where time and memory go"
@@ -122,8 +118,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Record; prints the recording's path on stdout."""
     from dmatrace.session.plan import Options, record
+    from dmatrace.session.progress import Progress
 
-    options: Options = Options(
+    options = Options(
         strategies=args.strategy,
         file=args.file,
         size=args.size,
@@ -140,12 +137,10 @@ def run(args: argparse.Namespace) -> int:
         hooks=args.hooks,
         without=tuple(args.without),
         ab=args.ab,
-        say=(lambda _: None) if args.quiet else _say,
+        say=Progress(quiet=args.quiet),
     )
-    path = record(options)
-    print(path)
-    return 0
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    recorded = record(options)
+    print(recorded.path)
+    for line in recorded.failed:
+        print(f"dmatrace: {line}", file=sys.stderr)
+    return 1 if recorded.failed else 0

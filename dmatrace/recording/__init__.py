@@ -8,6 +8,6 @@ from __future__ import annotations
 
 from dmatrace.recording.reader import Recording
 from dmatrace.recording.schema import SCHEMA, TABLES
-from dmatrace.recording.writer import Writer
+from dmatrace.recording.writer import Writer, check_place
 
-__all__ = ["SCHEMA", "TABLES", "Recording", "Writer"]
+__all__ = ["SCHEMA", "TABLES", "Recording", "Writer", "check_place"]

@@ -9,6 +9,7 @@ under a temporary name, renames it, and only then removes the stream.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import json
 import os
@@ -55,9 +56,10 @@ class Writer:
         and nothing else: only files a recording has are removed), or cannot be made.
         """
         where = Path(path)
+        check_place(where, force)
         with _writing(where):
             if os.path.lexists(where):
-                _make_room(where, force)
+                _make_room(where)
             else:
                 where.mkdir()
             writer = cls(where, {**meta, "schema": schema.SCHEMA, "complete": False}, owner)
@@ -134,7 +136,7 @@ class Writer:
         stream = pa.ipc.new_stream(sink, layout)
         self._streams[table] = (sink, stream)
         # Arrow writes the schema with the first batch: make that now.
-        stream.write_table(layout.empty_table())
+        stream.write_batch(self._batch(table, []))
         sink.flush()
         self._give(file)
 
@@ -154,11 +156,10 @@ class Writer:
         arrays = []
         for column in columns:
             values = [row.get(column.name, column.default) for row in rows]
-            if column.kind == "str":
-                values = [_text(value) for value in values]
-            arrays.append(pa.array(values, type=layout.field(column.name).type))
-            if column.kind != "bool" and arrays[-1].null_count:
-                raise ValueError(f"{table}.{column.name}: null")
+            try:
+                arrays.append(_array(column.kind, values))
+            except (TypeError, OverflowError, ValueError) as error:
+                raise ValueError(f"{table}.{column.name}: {error}") from None
         return pa.RecordBatch.from_arrays(arrays, schema=layout)
 
     def _finish(self, table: str) -> None:
@@ -208,6 +209,30 @@ def _row_groups(stream: Path, layout: pa.Schema) -> Iterator[pa.Table]:
         yield pa.Table.from_batches(pending, layout)
 
 
+def _array(kind: str, values: Sequence[Any]) -> pa.Array:
+    """An Arrow array of plain Python values; None is allowed for bool alone.
+
+    Not pa.array(): that imports pandas to ask whether it was given a pandas object, which
+    costs a recorder half a second and 100 MB.
+    """
+    import pyarrow as pa
+
+    if kind == "str":
+        builder = pa.lib.StringBuilder()
+        builder.append_values([_text(value) for value in values])
+        return builder.finish()
+    if kind == "bool":
+        bitmaps = [
+            sum(bit << n for n, bit in enumerate(bits)).to_bytes(-(-len(values) // 8), "little")
+            for bits in ([v is not None for v in values], [v is True for v in values])
+        ]
+        buffers = [pa.py_buffer(bitmap) for bitmap in bitmaps]
+        return pa.Array.from_buffers(pa.bool_(), len(values), buffers)
+    code, width = {"int64": ("q", pa.int64()), "uint64": ("Q", pa.uint64())}[kind]
+    data = pa.py_buffer(array.array(code, values))
+    return pa.Array.from_buffers(width, len(values), [None, data])
+
+
 def _text(value: Any) -> str:
     """A str Arrow accepts: file names and comms may hold bytes that are no UTF-8."""
     if not isinstance(value, str):
@@ -215,15 +240,27 @@ def _text(value: Any) -> str:
     return value.encode("utf-8", "backslashreplace").decode()
 
 
-def _make_room(where: Path, force: bool) -> None:
-    if not force:
-        raise DmatraceError(f"{where} exists", do="name another with -o, or add --force")
-    if not where.is_dir():
-        raise DmatraceError(f"{where} exists and is no recording", do="name another with -o")
-    if not (where / schema.META).is_file() and any(where.iterdir()):
-        raise DmatraceError(
-            f"{where} is a directory with something else in it", do="name another with -o"
-        )
+def check_place(where: Path, force: bool) -> None:
+    """Raise DmatraceError unless a recording can be made at ``where``; changes nothing."""
+    with _writing(where):
+        parent = where.absolute().parent
+        if not parent.is_dir():
+            raise DmatraceError(f"there is no directory {parent}", do=f"mkdir -p {parent}")
+        if not os.path.lexists(where):
+            if not os.access(parent, os.W_OK | os.X_OK):
+                raise DmatraceError(f"{parent} cannot be written to", do="name another with -o")
+            return
+        if not force:
+            raise DmatraceError(f"{where} exists", do="name another with -o, or add --force")
+        if not where.is_dir():
+            raise DmatraceError(f"{where} exists and is no recording", do="name another with -o")
+        if not (where / schema.META).is_file() and any(where.iterdir()):
+            raise DmatraceError(
+                f"{where} is a directory with something else in it", do="name another with -o"
+            )
+
+
+def _make_room(where: Path) -> None:
     for name in (
         schema.META,
         *(table + end for table in schema.TABLES for end in (schema.STREAM, schema.FINAL)),

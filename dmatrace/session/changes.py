@@ -1,8 +1,8 @@
 """Changes to the system, said aloud and undone on every way out.
 
-A change that outlives its file descriptor (a module parameter) is handed to a
-small watcher process: it blocks on a pipe whose other end this process holds,
-so the old value comes back even after SIGKILL.
+A change that outlives its file descriptor (a module parameter, a file we made)
+is handed to a small watcher process: it blocks on a pipe whose other end this
+process holds, so the change is undone even after SIGKILL.
 """
 
 from __future__ import annotations
@@ -23,7 +23,30 @@ _BPF_NUMBER = {"x86_64": 321, "aarch64": 280}
 _BPF_ENABLE_STATS = 32
 
 # Ignores the terminal's signals: only the closing of its standard input ends it.
-_WATCHER = 'trap "" INT TERM HUP QUIT; cat >/dev/null; printf %s "$1" >"$2"'
+_WATCH = 'trap "" INT TERM HUP QUIT; cat >/dev/null; '
+
+
+class _Watcher:
+    """A shell command, with arguments $1, $2 ..., that runs when this object or process ends."""
+
+    def __init__(self, command: str, *arguments: str) -> None:
+        self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
+            ["/bin/sh", "-c", _WATCH + command, "sh", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def fire(self) -> bool:
+        """Run the command now and wait for it; False if it has run before."""
+        if self._process is None:
+            return False
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process = None
+        return True
 
 
 class Parameter:
@@ -36,29 +59,29 @@ class Parameter:
             self.old = Path(path).read_text().strip()
         except OSError as error:
             raise DmatraceError(f"cannot read {path}: {error.strerror}") from None
-        self._watcher: subprocess.Popen[bytes] | None = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCHER, "sh", self.old, path],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        self._watcher = _Watcher('printf %s "$1" >"$2"', self.old, path)
         try:
             Path(path).write_text(value)
         except OSError as error:
-            self.restore()
+            self._watcher.fire()
             raise DmatraceError(f"cannot set {path}: {error.strerror}", do="run as root") from None
         say(f"{path}: {self.old} -> {value} (restored at the end)")
 
     def restore(self) -> None:
         """Put the old value back and wait until it is there."""
-        if self._watcher is None:
-            return
-        assert self._watcher.stdin is not None
-        self._watcher.stdin.close()
-        self._watcher.wait()
-        self._watcher = None
-        self._say(f"{self.path}: restored to {self.old}")
+        if self._watcher.fire():
+            self._say(f"{self.path}: restored to {self.old}")
+
+
+class TemporaryFile:
+    """A path whose file is removed by ``remove()`` or by our death."""
+
+    def __init__(self, path: str) -> None:
+        self._watcher = _Watcher('rm -f -- "$1"', path)
+
+    def remove(self) -> None:
+        """Remove the file, if it is there."""
+        self._watcher.fire()
 
 
 def drop_caches() -> None:

@@ -11,25 +11,29 @@ import os
 import platform
 import resource
 import signal
-import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import median
 from types import FrameType
 from typing import Any
 
 from dmatrace import __version__
-from dmatrace.errors import CannotHere, DmatraceError, UsageError
-from dmatrace.recording import Writer
+from dmatrace.bpf.program import check_machine
+from dmatrace.errors import UsageError
+from dmatrace.recording import Writer, check_place
+from dmatrace.session import overhead, preflight, source
 from dmatrace.session.changes import Parameter
+from dmatrace.session.progress import Progress
 from dmatrace.session.strategies import Recorder, Request
 from dmatrace.session.tracer import Tracer
 from dmatrace.sizes import format_size
 
 _SIZE_LIMIT = "/sys/module/udmabuf/parameters/size_limit_mb"
+_SELF_COST: dict[str, Any] = {
+    "bpf_ns": 0, "bpf_runs": 0, "recorder_cpu_ns": 0, "recorder_rss": 0, "ab": [],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,61 +56,50 @@ class Options:
     hooks: str
     without: tuple[str, ...]
     ab: int
-    say: Callable[[str], None]
+    say: Progress
 
 
-def record(options: Options) -> Path:
-    """Run the loads and write the recording; its path.
+@dataclass(frozen=True)
+class Recorded:
+    """Where the recording is, and the loads of it that failed, a line each."""
+
+    path: Path
+    failed: tuple[str, ...]
+
+
+def record(options: Options) -> Recorded:
+    """Run the loads and write the recording.
 
     Raises UsageError, CannotHere or DmatraceError; Ctrl-C ends the loads and
     keeps what was recorded.
     """
-    names = select(options.strategies)
-    out = Path(options.output or _default_name(options.strategies))
-    if os.path.lexists(out) and not options.force:
-        raise DmatraceError(f"{out} exists", do="choose another -o, or --force to replace it")
-    if not out.parent.is_dir():
-        raise DmatraceError(f"there is no directory {out.parent}", do=f"mkdir -p {out.parent}")
-    if os.geteuid() != 0:
-        raise CannotHere("tracing needs root", do="run it with sudo")
+    names = preflight.select(options.strategies)
+    out = Path(options.output or _default_name(names, options.strategies))
+    check_place(out, options.force)
+    preflight.check_root()
+    directory = options.directory or "/var/tmp"
     if options.file is not None:
-        check_file(options.file)
+        size = source.check_file(options.file)
+    elif not options.size:
+        raise UsageError("--size must be at least 1 byte", do="for example --size 256M")
+    else:
+        size = options.size
+        source.check_room(directory, size)
+    check_machine(options.without)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_signals_interrupt())
-        path = options.file or stack.enter_context(_made(options))
-        size = os.stat(path).st_size
         if options.raise_limits:
             stack.enter_context(_raised(size, options.say))
-        return _record(options, names, os.path.realpath(path), out)
+        preflight.check_strategies(names, size, options.file, options.block)
+        path = options.file or stack.enter_context(source.made(directory, size, options.say))
+        path = os.path.realpath(path)
+        skipped = preflight.check_strategies(names, size, path, options.block)
+        return _record(options, names, path, skipped, out)
 
 
-def select(names: str) -> tuple[str, ...]:
-    """The strategies' names, checked.  Raises UsageError with the list and the nearest."""
-    from dmatrace_loaders import table
-    from dmatrace_loaders.errors import LoadError
-
-    try:
-        return tuple(strategy.name for strategy in table.select(names))
-    except LoadError as error:
-        raise UsageError(error.message, do=error.do) from None
-
-
-def check_file(path: str) -> None:
-    """Raise DmatraceError unless ``path`` is a readable, non-empty regular file."""
-    try:
-        found = os.stat(path)
-        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
-    except OSError as error:
-        raise DmatraceError(f"cannot read {path}: {error.strerror}", do="check --file") from None
-    if stat.S_ISDIR(found.st_mode):
-        raise DmatraceError(f"{path} is a directory", do="give --file a regular file")
-    if not stat.S_ISREG(found.st_mode):
-        raise DmatraceError(f"{path} is not a regular file", do="give --file a regular file")
-    if found.st_size == 0:
-        raise DmatraceError(f"{path} is empty", do="give --file a file with content")
-
-
-def _record(options: Options, names: tuple[str, ...], path: str, out: Path) -> Path:
+def _record(
+    options: Options, names: tuple[str, ...], path: str, skipped: preflight.Skipped, out: Path
+) -> Recorded:
     say = options.say
     request = Request(
         strategies=names,
@@ -128,12 +121,12 @@ def _record(options: Options, names: tuple[str, ...], path: str, out: Path) -> P
         writer = stack.enter_context(
             Writer.create(out, _meta(options, names, path, tracer), options.force, owner=_owner())
         )
-        recorder = Recorder(request, tracer, writer, say)
+        recorder = Recorder(request, tracer, writer, say, skipped)
         stack.callback(recorder.close)
         if options.cold:
             say("cold loads: the page cache is dropped before each (vm.drop_caches=1)")
         else:
-            _warm(path)
+            source.warm(path)
             say("warm loads: the file was read into the page cache once")
         interrupted = False
         try:
@@ -145,12 +138,12 @@ def _record(options: Options, names: tuple[str, ...], path: str, out: Path) -> P
             lost = tracer.lost
             bpf_ns, bpf_runs = tracer.self_cost()
             usage = resource.getrusage(resource.RUSAGE_SELF)
-            self_cost: dict[str, Any] = {
+            self_cost = {
+                **_SELF_COST,
                 "bpf_ns": bpf_ns,
                 "bpf_runs": bpf_runs,
                 "recorder_cpu_ns": int((usage.ru_utime + usage.ru_stime) * 1e9),
                 "recorder_rss": usage.ru_maxrss * 1024,
-                "ab": [],
             }
             writer.update_meta(
                 lost_events=lost,
@@ -160,67 +153,11 @@ def _record(options: Options, names: tuple[str, ...], path: str, out: Path) -> P
             )
         if options.ab and not interrupted:
             stack.enter_context(contextlib.suppress(KeyboardInterrupt))
-            pairs = compare(request, tracer, recorder, options.ab, say)
+            pairs = overhead.compare(request, tracer, recorder.skipped, options.ab, say)
             writer.update_meta(self={**self_cost, "ab": pairs})
-        if not recorder.finished and not interrupted:
-            _nothing_ran(recorder)
         if lost:
             say(f"{lost} events were lost: figures are lower bounds")
-    return out
-
-
-def _nothing_ran(recorder: Recorder) -> None:
-    skipped = list(recorder.skipped.values())
-    first = skipped[0]
-    raise CannotHere(f"{first['strategy']}: {first['why']}", do=first["do"])
-
-
-def compare(
-    request: Request,
-    tracer: Tracer,
-    traced: Recorder,
-    pairs: int,
-    say: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """The tracer's cost: interleaved loads with and without it, as ratios of wall times.
-
-    "Without" means no probe attached anywhere: the programs are detached and
-    attached again for each pair, in alternating order.
-    """
-    results = []
-    plain = Recorder(request, None, None, say)
-    try:
-        for strategy in request.strategies:
-            if strategy in traced.skipped:
-                continue
-            ratios = []
-            for pair in range(pairs):
-                times = {}
-                for with_tracer in (True, False) if pair % 2 else (False, True):
-                    if with_tracer:
-                        times[True] = _wall(traced, strategy)
-                    else:
-                        with tracer.paused():
-                            times[False] = _wall(plain, strategy)
-                ratios.append(times[True] / times[False])
-                say(f"[ab {pair + 1}/{pairs}] {strategy}: with/without {ratios[-1]:.3f}")
-            results.append(
-                {
-                    "strategy": strategy,
-                    "pairs": pairs,
-                    "ratio": {"median": median(ratios), "min": min(ratios), "max": max(ratios)},
-                }
-            )
-    finally:
-        plain.close()
-    return results
-
-
-def _wall(recorder: Recorder, strategy: str) -> int:
-    row = recorder.load(strategy, 0)
-    if row.get("failed"):
-        raise DmatraceError(f"{strategy} failed during --ab: {row['failed']}")
-    return int(row["wall_ns"])
+    return Recorded(out, tuple(recorder.failed))
 
 
 def _meta(options: Options, names: tuple[str, ...], path: str, tracer: Tracer) -> dict[str, Any]:
@@ -244,7 +181,7 @@ def _meta(options: Options, names: tuple[str, ...], path: str, tracer: Tracer) -
         "cache": "cold" if options.cold else "warm",
         "block": options.block,
         "jobs": options.jobs,
-        "self": {"bpf_ns": 0, "bpf_runs": 0, "recorder_cpu_ns": 0, "recorder_rss": 0, "ab": []},
+        "self": _SELF_COST,
     }
 
 
@@ -253,8 +190,11 @@ def _machine() -> str:
     return f"{platform.machine()}, {os.cpu_count()} CPUs, {format_size(memory)}"
 
 
-def _default_name(strategies: str) -> str:
-    return f"{strategies.replace(',', '+')}.dmt"
+def _default_name(names: tuple[str, ...], given: str) -> str:
+    if given.strip() == "all":
+        return "all.dmt"
+    more = f"+{len(names) - 1}" if len(names) > 1 else ""
+    return f"{names[0]}{more}.dmt"
 
 
 def _owner() -> tuple[int, int] | None:
@@ -279,44 +219,7 @@ def _signals_interrupt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _made(options: Options) -> Iterator[str]:
-    """A file of random content, written through to the disk, removed at the end."""
-    assert options.size is not None
-    if options.size < 1:
-        raise UsageError("--size must be at least 1 byte", do="for example --size 256M")
-    directory = options.directory or "/var/tmp"
-    if not os.path.isdir(directory):
-        raise DmatraceError(f"there is no directory {directory}", do="check --dir")
-    free = os.statvfs(directory)
-    if options.size > free.f_bavail * free.f_frsize:
-        raise DmatraceError(
-            f"no room for {options.size} bytes in {directory}", do="use --dir or a smaller --size"
-        )
-    path = os.path.join(directory, f"dmatrace-{os.getpid()}.bin")
-    options.say(f"writing {path}")
-    try:
-        with open(path, "xb", buffering=0) as file:
-            left = options.size
-            while left:
-                left -= file.write(os.urandom(min(left, 4 << 20)))
-            os.fsync(file.fileno())
-        yield path
-    except OSError as error:
-        raise DmatraceError(f"cannot write {path}: {error.strerror}", do="use --dir") from None
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
-
-
-def _warm(path: str) -> None:
-    buffer = bytearray(4 << 20)
-    with open(path, "rb", buffering=0) as file:
-        while file.readinto(buffer):
-            pass
-
-
-@contextlib.contextmanager
-def _raised(size: int, say: Callable[[str], None]) -> Iterator[None]:
+def _raised(size: int, say: Progress) -> Iterator[None]:
     """udmabuf's size limit raised to what the file needs, if it is lower."""
     try:
         limit = int(Path(_SIZE_LIMIT).read_text())

@@ -22,7 +22,9 @@ from dmatrace.errors import CannotHere, DmatraceError
 
 
 class LoadFailed(DmatraceError):
-    """The load itself failed; the recording goes on with the next."""
+    """The load itself failed, or its process ``died``; the recording goes on with the next."""
+
+    died = False
 
 
 class Runner:
@@ -82,13 +84,15 @@ class Runner:
             raise LoadFailed(answer["failed"]["why"], do=answer["failed"].get("do", ""))
         return answer if expected in ("verified",) else answer[expected]
 
-    def _died(self) -> DmatraceError:
+    def _died(self) -> LoadFailed:
         code = self._child.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return DmatraceError(
+        error = LoadFailed(
             f"the loader process ended unexpectedly ({how})",
             do="dmesg tells whether the kernel's OOM killer ended it",
         )
+        error.died = True
+        return error
 
     def close(self) -> None:
         """End the child, politely first."""

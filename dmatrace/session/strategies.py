@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from dmatrace.errors import CannotHere
 from dmatrace.recording import Writer
 from dmatrace.session.changes import drop_caches
+from dmatrace.session.progress import Progress
 from dmatrace.session.runner import LoadFailed, Runner
 from dmatrace.session.tracer import Row, Tracer, current_dev_ino
+from dmatrace.sizes import format_size
 from dmatrace_loaders import kernel
 
-Say = Callable[[str], None]
 _POLL_S = 0.5  # a snapshot of all threads this often, for killed recordings and time lines
 
 
@@ -45,18 +46,25 @@ class Recorder:
     """
 
     def __init__(
-        self, request: Request, tracer: Tracer | None, writer: Writer | None, say: Say
+        self,
+        request: Request,
+        tracer: Tracer | None,
+        writer: Writer | None,
+        say: Progress,
+        skipped: Mapping[str, dict[str, str]] | None = None,
     ) -> None:
         self.request = request
-        self.skipped: dict[str, dict[str, str]] = {}
-        self.finished = 0
+        self.skipped = dict(skipped or {})
+        self.failed: list[str] = []
         self._tracer = tracer
         self._writer = writer
         self._say = say
         self._runner: Runner | None = None
         self._load_id = 0
         self._polled = 0.0
-        self._dmabuf = self._shmem = 0  # bytes, of the current load
+        self._where = ""
+        # Bytes of the current load.
+        self._cached_before = self._dmabuf = self._shmem = self._read = 0
         self._outside = (0, 0)  # ns, when the current load was being verified
         self.dev, self.ino = current_dev_ino(request.file)
 
@@ -66,69 +74,84 @@ class Recorder:
         for round_number in range(1, self.request.rounds + 1):
             for strategy in self.request.strategies:
                 self._load_id += 1
-                if strategy in self.skipped:
-                    continue
-                try:
-                    row = self.load(strategy, round_number)
-                except CannotHere as error:
-                    self.skipped[strategy] = {
-                        "strategy": strategy, "why": error.message, "do": error.do,
-                    }  # fmt: skip
-                    self._say(f"[{self._load_id}/{total}] {strategy}: skipped: {error}")
-                    continue
-                self.finished += 1
-                self._say(f"[{self._load_id}/{total}] {_progress(row)}")
+                self._where = f"[{self._load_id}/{total}] {strategy}"
+                if strategy not in self.skipped:
+                    try:
+                        row = self.load(strategy, round_number)
+                    except CannotHere as error:
+                        self.skipped[strategy] = {
+                            "strategy": strategy, "why": error.message, "do": error.do,
+                        }  # fmt: skip
+                    else:
+                        self._say(f"{self._where}: {_outcome(row)}")
+                        continue
+                if round_number == 1:
+                    said = self.skipped[strategy]
+                    self._say(f"{self._where}: skipped: {said['why']}; {said['do']}")
 
     def load(self, strategy: str, round_number: int = 1) -> Row:
-        """One load; the row of the ``loads`` table.  Raises CannotHere if it cannot run."""
+        """One load; the row of the ``loads`` table, ``failed`` in it if it did.
+
+        Raises CannotHere if this machine cannot run it.
+        """
+        row: Row = {
+            "load_id": self._load_id,
+            "strategy": strategy,
+            "round": round_number,
+            "file": self.request.file,
+            "dev": self.dev,
+            "ino": self.ino,
+            "bytes": os.stat(self.request.file).st_size,
+            "cache_before": "cold" if self.request.cold else "warm",
+        }
+        threads: list[Row] = []
+        try:
+            runner = self._prepare(row)
+            self._window(runner, row, threads)
+        except LoadFailed as error:
+            row["failed"] = str(error)
+            row["end_ns"] = time.monotonic_ns()
+            if error.died:
+                self.close()
+        self._collect(row, threads)
+        if row.get("failed"):
+            self.failed.append(f"{strategy} round {round_number} failed: {row['failed']}")
+        return row
+
+    def _prepare(self, row: Row) -> Runner:
+        """Loader, page cache and ledgers ready for one load; its first row is written."""
         runner = self._started()
         request = self.request
         runner.ask(
             "prepare",
             load_id=self._load_id,
-            strategy=strategy,
+            strategy=row["strategy"],
             file=request.file,
             block=request.block,
             jobs=request.jobs,
             depth=request.depth,
             verify=request.verify,
         )
-        size = int(runner.wait("prepared")["bytes"])
+        row["bytes"] = int(runner.wait("prepared")["bytes"])
         if request.cold:
             drop_caches()
-        row: Row = {
-            "load_id": self._load_id,
-            "strategy": strategy,
-            "round": round_number,
-            "file": request.file,
-            "dev": self.dev,
-            "ino": self.ino,
-            "bytes": size,
-            "cache_before": "cold" if request.cold else "warm",
-        }
         before = cachestat(request.file)
         row["cachestat_before"] = json.dumps(before)
+        self._cached_before = before.get("cached", 0)
+        self._dmabuf = self._shmem = self._read = 0
+        self._outside = (0, 0)
         if self._tracer:
             self._tracer.load_id = self._load_id
             self._tracer.reset_file(self.dev, self.ino)
             self._tracer.pinned_peak(reset=True)
-        self._dmabuf = self._shmem = 0
-        self._outside = (0, 0)
         self._write("loads", [row])
-        threads: list[Row] = []
-        try:
-            self._window(runner, row, threads, before)
-        except LoadFailed as error:
-            row["failed"] = str(error)
-            row["end_ns"] = time.monotonic_ns()
-        self._collect(row, threads)
-        return row
+        return runner
 
-    def _window(self, runner: Runner, row: Row, threads: list[Row], before: dict[str, int]) -> None:
+    def _window(self, runner: Runner, row: Row, threads: list[Row]) -> None:
         row["start_ns"] = time.monotonic_ns()
         runner.ask("go")
         loaded = runner.wait("loaded", self._idle)
-        self._ledger(row, before)
+        self._ledger(row)
         threads += loaded["threads"]
         row["create_ns"], row["io_ns"] = loaded["create_ns"], loaded["io_ns"]
         refused = loaded["refused"]
@@ -166,8 +189,9 @@ class Recorder:
             self._polled = time.monotonic()
             tracer.poll_threads()
             self._keep(tracer.take())
+            self._say.now(f"{self._where}: {format_size(self._read)} read from the disk")
 
-    def _ledger(self, row: Row, before: dict[str, int]) -> None:
+    def _ledger(self, row: Row) -> None:
         """Page cache and pinned pages, read while the loader waits with its buffer full."""
         after = cachestat(self.request.file)
         row["cachestat_after"] = json.dumps(after)
@@ -177,7 +201,7 @@ class Recorder:
         pages = self._tracer.file_pages(self.dev, self.ino)
         if pages is None:
             return
-        base = before.get("cached", 0)
+        base = self._cached_before
         now = base + pages.added - pages.removed
         row["page_cache_added"] = pages.added
         row["page_cache_removed"] = pages.removed
@@ -215,6 +239,8 @@ class Recorder:
         for request in rows.get("requests", []):
             if self._outside[0] <= request["queue_ns"] <= self._outside[1]:
                 request["load_id"] = -1  # verification read it, not the load
+            elif request["op"] == "read":
+                self._read += request["bytes"]
         for buffer in rows.get("buffers", []):
             if buffer["event"] == "export":
                 self._dmabuf += buffer["size"]
@@ -252,11 +278,9 @@ def cachestat(path: str) -> dict[str, int]:
     return {} if found is None else dict(found)
 
 
-def _progress(row: Row) -> str:
-    name = f"{row['strategy']} round {row['round']}"
+def _outcome(row: Row) -> str:
     if row.get("failed"):
-        return f"{name}: failed: {row['failed']}"
+        return f"failed: {row['failed']}"
     if row.get("refused"):
-        return f"{name}: refused: {row['refused']}"
-    seconds = (row["create_ns"] + row["io_ns"]) / 1e9
-    return f"{name}: {seconds:.2f} s"
+        return f"refused: {row['refused']}"
+    return f"{(row['create_ns'] + row['io_ns']) / 1e9:.2f} s"

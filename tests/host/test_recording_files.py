@@ -173,7 +173,7 @@ def test_force_replaces_recordings_only(tmp_path: Path) -> None:
             Writer.create(tmp_path / name, {}, force=True)
     assert (tmp_path / "home/loads.parquet").read_text() == "mine"
     assert (tmp_path / "file").read_text() == "mine"
-    with pytest.raises(DmatraceError, match="No such file"):
+    with pytest.raises(DmatraceError, match="there is no directory"):
         Writer.create(tmp_path / "absent/a.dmt", {})
 
 
