@@ -21,6 +21,7 @@ COMMON_PACKAGES = (
     "iproute2",
     "mount",
     "procps",
+    "util-linux-extra",
     "e2fsprogs",
     "xfsprogs",
     "dmsetup",

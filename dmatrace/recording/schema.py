@@ -61,8 +61,10 @@ TABLES: dict[str, tuple[Column, ...]] = {
         " page_cache_added? page_cache_removed? page_cache_peak? page_cache_end?"
         " dmabuf? shmem? start_ns? end_ns? failed:str?"
     ),
-    # The loader's own clock and schedstat, per thread and window.
-    "threads": _columns("load_id window tid comm:str start_ns end_ns sched_run_ns sched_wait_ns"),
+    # The loader's own clock, schedstat and getrusage(2), per thread and window.
+    "threads": _columns(
+        "load_id window tid comm:str start_ns end_ns sched_run_ns sched_wait_ns read_bytes? faults?"
+    ),
     # op: read|write|other.  queue_ns is the bio's, in its submitter's context.
     "requests": _columns("load_id tid tgid dev sector bytes op:str queue_ns issue_ns complete_ns"),
     # Cumulative per file; removed_self is what the load's own threads removed.

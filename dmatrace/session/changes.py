@@ -23,20 +23,24 @@ _BPF_NUMBER = {"x86_64": 321, "aarch64": 280}
 _BPF_ENABLE_STATS = 32
 
 # Ignores the terminal's signals: only the closing of its standard input ends it.
-_WATCH = 'trap "" INT TERM HUP QUIT; cat >/dev/null; '
+_WATCH = 'trap "" INT TERM HUP QUIT; echo; exec >/dev/null; cat; '
 
 
 class _Watcher:
     """A shell command, with arguments $1, $2 ..., that runs when this object or process ends."""
 
     def __init__(self, command: str, *arguments: str) -> None:
-        self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
+        self._process: subprocess.Popen[bytes] | None = None
+        self._process = subprocess.Popen(
             ["/bin/sh", "-c", _WATCH + command, "sh", *arguments],
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        assert self._process.stdout is not None
+        with self._process.stdout as ready:
+            ready.readline()
 
     def fire(self) -> bool:
         """Run the command now and wait for it; False if it has run before."""
@@ -47,6 +51,10 @@ class _Watcher:
         self._process.wait()
         self._process = None
         return True
+
+    def __del__(self) -> None:
+        # A dropped Popen that was not waited for is kept by subprocess, pipe and all.
+        self.fire()
 
 
 class Parameter:

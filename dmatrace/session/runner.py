@@ -48,7 +48,11 @@ class Runner:
         self._socket = ours
         self._pending = b""
         self.pid = self._child.pid
-        self._answer("hello")
+        try:
+            self._answer("hello")
+        except BaseException:
+            self.close()
+            raise
 
     def ask(self, step: str, **what: Any) -> None:
         """Send one step; ``wait`` takes its answer."""
@@ -68,7 +72,10 @@ class Runner:
         while b"\n" not in self._pending:
             readable, _, _ = select.select([self._socket], [], [], 0.2 if idle else None)
             if readable:
-                data = self._socket.recv(1 << 16)
+                try:
+                    data = self._socket.recv(1 << 16)
+                except ConnectionResetError:
+                    data = b""  # it ended with our last step unread
                 if not data:
                     raise self._died()
                 self._pending += data

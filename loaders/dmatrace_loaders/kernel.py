@@ -145,8 +145,9 @@ def in_memory_only(fd: int) -> bool:
     """
     buffer = ctypes.create_string_buffer(256)
     _checked(_libc.fstatfs(fd, buffer))
-    (kind,) = struct.unpack_from("=l", buffer, 0)
-    return kind in (_TMPFS_MAGIC, _RAMFS_MAGIC)
+    (kind,) = struct.unpack_from("l", buffer, 0)
+    # f_type is as wide as a long; where that is 32 bits, ramfs's number comes out negative.
+    return kind & 0xFFFFFFFF in (_TMPFS_MAGIC, _RAMFS_MAGIC)
 
 
 def die_with_parent() -> None:

@@ -16,6 +16,7 @@ from dmatrace_loaders.errors import LoadError
 Need = Callable[[int], None]
 
 _PARAMETERS = Path("/sys/module/udmabuf/parameters")
+_MEMINFO = Path("/proc/meminfo")
 _HEADROOM = 64 << 20  # what the loader, the tracer and the kernel need beside the buffer
 
 
@@ -53,7 +54,7 @@ def udmabuf(size: int) -> None:
 
 def memory(size: int) -> None:
     """Enough memory for the buffer without pushing others out."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
+    for line in _MEMINFO.read_text().splitlines():
         if line.startswith("MemAvailable:"):
             available = int(line.split()[1]) * 1024
             if size + _HEADROOM > available:

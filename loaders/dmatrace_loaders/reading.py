@@ -9,7 +9,9 @@ size.
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -37,11 +39,17 @@ class Source:
 def open_source(path: str, *, direct: bool, block: int) -> Source:
     """Open and check a file.  Raises LoadError with cause, next step and exit code."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # O_NONBLOCK: without a writer, opening a FIFO would wait for one.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise LoadError(f"cannot read {path}: {error.strerror}", do="check the path") from None
     try:
-        size = os.fstat(fd).st_size
+        os.set_blocking(fd, True)
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a directory" if stat.S_ISDIR(found.st_mode) else "not a regular file"
+            raise LoadError(f"{path} is {kind}", do="give a regular file")
+        size = found.st_size
         if size == 0:
             raise LoadError(f"{path} is empty", do="give a file with content")
         align = kernel.PAGE
@@ -104,10 +112,7 @@ def read_range(source: Source, into: memoryview, start: int, end: int) -> None:
         got = os.preadv(source.fd, [into[at : at + asked]], at)
         at = min(at + got, source.size)
         if got == 0 or (source.direct and at % source.align and at < end):
-            raise LoadError(
-                f"{source.path} ended at {at} of {source.size} bytes: it changed during the load",
-                do="load a file that nothing writes to",
-            )
+            raise _ended(source, at)
 
 
 def read_by_block(source: Source, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -117,13 +122,17 @@ def read_by_block(source: Source, buffer: memoryview) -> Iterator[tuple[int, mem
         want = min(source.block, source.size - at)
         asked = -(-want // source.align) * source.align if source.direct else want
         got = min(os.preadv(source.fd, [buffer[:asked]], at), want)
-        if got == 0:
-            raise LoadError(
-                f"{source.path} ended at {at} of {source.size} bytes: it changed during the load",
-                do="load a file that nothing writes to",
-            )
+        if got == 0 or (source.direct and got % source.align and got < want):
+            raise _ended(source, at + got)
         yield at, buffer[:got]
         at += got
+
+
+def _ended(source: Source, at: int) -> LoadError:
+    return LoadError(
+        f"{source.path} ended at {at} of {source.size} bytes: it changed during the load",
+        do="load a file that nothing writes to",
+    )
 
 
 Spawn = Callable[[Callable[[], None]], Callable[[], None]]
@@ -138,12 +147,35 @@ def read_all(source: Source, into: memoryview, jobs: int, spawn: Spawn) -> None:
     if len(parts) == 1:
         read_range(source, into, *parts[0])
         return
-    waits = [spawn(partial(read_range, source, into, *part)) for part in parts]
-    first: BaseException | None = None
-    for wait in waits:
+    with reading(source, into, parts, spawn):
+        pass
+
+
+@contextmanager
+def reading(
+    source: Source, into: memoryview, parts: list[tuple[int, int]], spawn: Spawn
+) -> Iterator[None]:
+    """A thread for each part while the body runs; leaving waits for all, whatever happened.
+
+    What went wrong in the body is raised, else what went wrong first in a thread.
+    """
+    waits: list[Callable[[], None]] = []
+    errors: list[BaseException] = []
+    try:
         try:
-            wait()
-        except BaseException as error:
-            first = first or error
-    if first is not None:
-        raise first
+            for part in parts:
+                waits.append(spawn(partial(read_range, source, into, *part)))
+        except RuntimeError as error:
+            # What Thread.start() raises at the limits of pids, tasks or memory.
+            raise LoadError(
+                f"{len(parts)} reading threads cannot be started: {error}", do="use fewer --jobs"
+            ) from None
+        yield
+    finally:
+        for wait in waits:
+            try:
+                wait()
+            except BaseException as error:
+                errors.append(error)
+    if errors:
+        raise errors[0]

@@ -21,7 +21,7 @@ from dmatrace_loaders import kernel, table, verify
 from dmatrace_loaders.clock import Record, Window, Worker
 from dmatrace_loaders.errors import LoadError, Refused
 from dmatrace_loaders.load import Load, Settings
-from dmatrace_loaders.reading import Source, open_source
+from dmatrace_loaders.reading import Source
 
 Answer = dict[str, Any]
 
@@ -40,10 +40,8 @@ class Runner:
         """Open the file and test what the strategy needs."""
         self._drop()
         strategy = table.select(what["strategy"])[0]
-        size = kernel.page_round(_size_of(what["file"]))
-        for need in strategy.needs:
-            need(size)
-        self._source = open_source(what["file"], direct=strategy.direct, block=what["block"])
+        strategy.check(_size_of(what["file"]))
+        self._source = strategy.open(what["file"], what["block"])
         status = os.fstat(self._source.fd)
         self._prepared = what
         self._records = []

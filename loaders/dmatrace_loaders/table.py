@@ -13,17 +13,22 @@ DIO", 19th China Linux Kernel Developers Conference.
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
-from functools import lru_cache
-from importlib.metadata import entry_points
+from functools import lru_cache, partial
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
-from dmatrace_loaders import needs
+from dmatrace_loaders import kernel, needs
 from dmatrace_loaders.anon import AnonRead
 from dmatrace_loaders.dmabuf import HeapRead
 from dmatrace_loaders.errors import LoadError
 from dmatrace_loaders.load import Load
 from dmatrace_loaders.memfd import MemfdRead, MemfdReadWrite
+from dmatrace_loaders.reading import Source, open_source
 from dmatrace_loaders.udmabuf import UdmabufOverlap, UdmabufRead
+
+_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*-(bio|dio)")
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,15 @@ class Strategy:
     def direct(self) -> bool:
         """Whether it opens the file with O_DIRECT."""
         return self.name.endswith("-dio")
+
+    def check(self, size: int) -> None:
+        """Raise LoadError if this machine lacks what loading ``size`` bytes needs."""
+        for need in self.needs:
+            need(kernel.page_round(size))
+
+    def open(self, path: str, block: int) -> Source:
+        """The file, opened as this strategy reads it.  Raises LoadError."""
+        return open_source(path, direct=self.direct, block=block)
 
 
 _HEAP = (needs.dma_heap, needs.memory)
@@ -140,14 +154,36 @@ def strategies() -> dict[str, Strategy]:
     """All strategies by name: ours, then those of the entry-point group ``dmatrace.strategies``.
 
     An entry point names a Strategy or a sequence of them; one that takes a
-    name that exists is ignored.
+    name that exists is ignored.  An entry point that does not load stands in
+    the table under its own name, as a strategy that this machine cannot run.
     """
     found = {strategy.name: strategy for strategy in _OWN}
     for entry in entry_points(group="dmatrace.strategies"):
-        loaded = entry.load()
-        for strategy in (loaded,) if isinstance(loaded, Strategy) else tuple(loaded):
+        for strategy in _vendor(entry):
             found.setdefault(strategy.name, strategy)
     return found
+
+
+def _vendor(entry: EntryPoint) -> tuple[Strategy, ...]:
+    try:
+        loaded = entry.load()
+        given = (loaded,) if isinstance(loaded, Strategy) else tuple(loaded)
+        for strategy in given:
+            if not isinstance(strategy, Strategy):
+                raise TypeError(f"{strategy!r} is not a Strategy")
+            if not _NAME.fullmatch(strategy.name):
+                raise ValueError(f"{strategy.name!r} is not TARGET[-PATH]-bio or -dio")
+    # Others' code runs here: whatever it raises must not end our own strategies.
+    except (Exception, SystemExit) as error:
+        why = f"{entry.value} does not load: {type(error).__name__}: {error}".split("\n")[0]
+        # Its load is never made: check() refuses before.
+        no_load: Any = Load
+        return (Strategy(entry.name, "[does not load]", 0, no_load, (), (partial(_broken, why),)),)
+    return given
+
+
+def _broken(why: str, _size: int) -> None:
+    raise LoadError(why, do="repair or uninstall the package that brings it", code=3)
 
 
 def select(names: str) -> tuple[Strategy, ...]:

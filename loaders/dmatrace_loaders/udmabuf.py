@@ -7,13 +7,12 @@ I/O on current kernels.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 
 from dmatrace_loaders import kernel
 from dmatrace_loaders.load import Load
-from dmatrace_loaders.reading import pieces, read_all, read_range
+from dmatrace_loaders.reading import pieces, read_all, reading
 
 
 class UdmabufRead(Load):
@@ -54,22 +53,9 @@ class UdmabufOverlap(UdmabufRead):
         """Start the readers, create the udmabuf meanwhile, wait for both."""
         self.memfd = self.keep(kernel.memfd("dmatrace", self.size))
         self.mapping = self.map(self.memfd)
-        with memoryview(self.mapping) as view:
-            waits = [
-                self.settings.spawn(partial(read_range, self.source, view, *part))
-                for part in pieces(self.source, self.settings.jobs)
-            ]
-            try:
-                self.dmabuf = self.keep(kernel.udmabuf_create(self.memfd, self.size))
-            finally:
-                errors = [error for wait in waits if (error := _error_of(wait)) is not None]
-            if errors:
-                raise errors[0]
-
-
-def _error_of(wait: Callable[[], None]) -> BaseException | None:
-    try:
-        wait()
-    except BaseException as error:
-        return error
-    return None
+        parts = pieces(self.source, self.settings.jobs)
+        with (
+            memoryview(self.mapping) as view,
+            reading(self.source, view, parts, self.settings.spawn),
+        ):
+            self.dmabuf = self.keep(kernel.udmabuf_create(self.memfd, self.size))

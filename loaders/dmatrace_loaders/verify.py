@@ -11,6 +11,7 @@ from dmatrace_loaders import kernel
 
 _BLOCK = 1 << 20
 _SAMPLES = 16
+_SECTOR = 512
 
 
 def blocks(size: int, how: str) -> list[int]:
@@ -28,11 +29,15 @@ def difference(path: str, size: int, view: memoryview, how: str) -> str | None:
     ``how`` is "sampled" or "full".  The file is read with O_DIRECT where that
     works, so that comparing adds nothing to the page cache.
     """
+    if len(view) < size:
+        return f"the buffer holds {len(view)} of {size} bytes"
     for offset, data in _read(path, size, blocks(size, how)):
         mine = view[offset : offset + len(data)]
         if mine != data:
             at = next(i for i, (a, b) in enumerate(zip(mine, data, strict=True)) if a != b)
             return f"byte {offset + at} of {size} differs"
+        if len(data) < min(_BLOCK, size - offset):
+            return f"the file ends at {offset + len(data)} of {size} bytes now"
     tail = bytes(view[size:])
     if tail.strip(b"\0"):
         return f"the {len(tail)} bytes behind the end of the file are not zero"
@@ -40,12 +45,8 @@ def difference(path: str, size: int, view: memoryview, how: str) -> str | None:
 
 
 def _read(path: str, size: int, offsets: list[int]) -> Iterator[tuple[int, memoryview]]:
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-        if kernel.dio_alignment(fd).offset > _BLOCK:
-            raise OSError
-    except OSError:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """(offset, block) for each offset; a shorter block is where the file ends."""
+    fd = _open(path)
     try:
         with mmap.mmap(-1, _BLOCK) as buffer, memoryview(buffer) as view:
             for offset in offsets:
@@ -53,12 +54,23 @@ def _read(path: str, size: int, offsets: list[int]) -> Iterator[tuple[int, memor
                 want = min(_BLOCK, size - offset)
                 while got < want:
                     more = os.preadv(fd, [view[got:]], offset + got)
-                    if more == 0:
-                        break
                     got += more
+                    # Direct reads end between two blocks of the disk only where the file ends.
+                    if more == 0 or got % _SECTOR:
+                        break
                 with view[: min(got, want)] as data:
                     yield offset, data
-                if got < want:
-                    return
     finally:
         os.close(fd)
+
+
+def _open(path: str) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+    except OSError:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    found = kernel.dio_alignment(fd)
+    if found.known and not 0 < found.offset <= _BLOCK:
+        os.close(fd)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    return fd

@@ -1,0 +1,197 @@
+"""dmatrace/bpf's C files, unmodified, compiled for this machine.
+
+The kernel runs them in the guest tests.  Here their arithmetic is driven
+event by event, in orders no kernel can be made to produce on demand: between
+bpf_on_host/dialect.h, which stands for bcc, and bpf_on_host/driver.c.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from dmatrace.bpf import layout, program
+from dmatrace.bpf.hooks import TAPS
+
+_HERE = Path(__file__).parent / "bpf_on_host"
+THREADS_MAX = 6
+
+
+class _AnyBtf:
+    """Stands for the kernel's type information: every member 8 bytes behind the last."""
+
+    def __init__(self) -> None:
+        self._offsets: dict[tuple[str, str], int] = {}
+
+    def offset(self, struct: str, path: str) -> int:
+        used = sum(1 for name, _ in self._offsets if name == struct)
+        # Registers that are an array (regs[3]) take 8 members' room.
+        return self._offsets.setdefault((struct, path), 8 * used)
+
+    def enum_value(self, _enum: str, _name: str) -> int:
+        return 6
+
+
+@functools.cache
+def constants(*, follow_fork: bool = True) -> dict[str, int]:
+    """What program.py gives the C files, with made-up offsets and a small map of threads."""
+    found = program.constants(_AnyBtf(), follow_fork=follow_fork)  # type: ignore[arg-type]
+    return found | {"THREADS_MAX": THREADS_MAX}
+
+
+@functools.cache
+def compiled(*, follow_fork: bool = True, more: str = "") -> ctypes.CDLL:
+    """The library; ``more`` is C text behind everything else.  Skips without gcc."""
+    gcc = shutil.which("gcc")
+    if gcc is None:
+        pytest.skip("no gcc: apt install gcc libc6-dev")
+    flags = [f"-D{name}={value}" for name, value in constants(follow_fork=follow_fork).items()]
+    text = "\n".join(
+        [
+            (_HERE / "dialect.h").read_text(),
+            program.source(TAPS),
+            '#line 1 "driver.c"',
+            (_HERE / "driver.c").read_text(),
+            more,
+        ]
+    )
+    with tempfile.TemporaryDirectory(prefix="dmatrace-test-") as directory:
+        library = Path(directory) / "bpf.so"
+        command = [gcc, "-x", "c", "-", "-o", str(library), "-shared", "-fPIC", "-O1", "-w"]
+        command += ["-DWITH_FENTRY", "-DWITH_KPROBE", *flags]
+        done = subprocess.run(command, input=text, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return ctypes.CDLL(str(library))
+
+
+class Machine:
+    """One compiled library with its maps empty, its clock at 0."""
+
+    def __init__(self, *, follow_fork: bool = True) -> None:
+        self.lib = compiled(follow_fork=follow_fork)
+        self.constants = constants(follow_fork=follow_fork)
+        lib = self.lib
+        lib.host_thread.restype = ctypes.POINTER(layout.Thread)
+        lib.host_file.restype = ctypes.POINTER(layout.FilePages)
+        lib.host_file.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
+        lib.host_lost.restype = lib.host_pinned.restype = ctypes.c_uint64
+        lib.host_reset()
+        u64 = ctypes.c_uint64
+        self._clock = u64.in_dll(lib, "host_clock")
+        self._current = u64.in_dll(lib, "host_pid_tgid")
+        self._comm = (ctypes.c_char * 16).in_dll(lib, "host_comm")
+        self._ring_used = u64.in_dll(lib, "host_ring_used")
+        self._ring_full = u64.in_dll(lib, "host_ring_full")
+        self._ring = (ctypes.c_char * (1 << 22)).in_dll(lib, "host_ring")
+        self._cookie = u64.in_dll(lib, "host_cookie")
+        self._args = (u64 * 3).in_dll(lib, "host_args")
+        self._return = u64.in_dll(lib, "host_return")
+
+    def at(self, clock: int, tid: int = 0, tgid: int = 0, comm: bytes = b"") -> None:
+        """Set the clock and the current task."""
+        self._clock.value = clock
+        self._current.value = tgid << 32 | tid
+        self._comm.value = comm
+
+    def raw(self, name: str, *arguments: int) -> None:
+        """A raw tracepoint; arguments that are structures come as addresses."""
+        context = (ctypes.c_uint64 * 8)(*arguments)
+        assert getattr(self.lib, name)(context) == 0
+
+    def hook(self, backend: str, cookie: int, *arguments: int) -> None:
+        """A hooked function's entry."""
+        self._fire(backend, cookie, ("entry_any_hook", "kprobe_entry"), arguments, 0)
+
+    def unhook(self, backend: str, cookie: int, returned: int = 0) -> None:
+        """A hooked function's return."""
+        self._fire(backend, cookie, ("exit_any_hook", "kprobe_exit"), (), returned)
+
+    def _fire(
+        self,
+        backend: str,
+        cookie: int,
+        names: tuple[str, str],
+        arguments: tuple[int, ...],
+        returned: int,
+    ) -> None:
+        returned &= (1 << 64) - 1
+        self._cookie.value = cookie
+        if backend == "fentry":
+            self._args[:] = (*arguments, 0, 0, 0)[:3]
+            self._return.value = returned
+            assert getattr(self.lib, names[0])(None) == 0
+        else:
+            registers = self.registers(*arguments, returned=returned)
+            assert getattr(self.lib, names[1])(registers) == 0
+
+    def registers(
+        self, *arguments: int, returned: int | None = None
+    ) -> ctypes.Array[ctypes.c_uint64]:
+        """A struct pt_regs."""
+        found = (ctypes.c_uint64 * 16)()
+        for number, value in enumerate(arguments):
+            found[self.constants[f"OFF_ARG{number}"] // 8] = value
+        # On some machines the result's register is also the first argument's.
+        if returned is not None and not arguments:
+            found[self.constants["OFF_RETURN"] // 8] = returned
+        return found
+
+    def struct(self, name: str, size: int = 128, **members: int) -> ctypes.Array[ctypes.c_uint64]:
+        """A kernel structure with these members (OFF_name_member), else zeros."""
+        found = (ctypes.c_uint64 * (size // 8))()
+        for member, value in members.items():
+            found[self.constants[f"OFF_{name}_{member}"] // 8] = value
+        return found
+
+    def thread(self, tid: int) -> layout.Thread | None:
+        """The map's entry itself, not a copy."""
+        found = self.lib.host_thread(tid)
+        return found.contents if found else None
+
+    def follow(self, thread: layout.Thread) -> None:
+        """What the tracer does with a thread that runs already."""
+        assert self.lib.host_follow(thread.tid, ctypes.byref(thread)) == 0
+
+    def file(self, ino: int, dev: int) -> layout.FilePages | None:
+        """A file's ledger."""
+        found = self.lib.host_file(ino, dev)
+        return found.contents if found else None
+
+    @property
+    def lost(self) -> int:
+        """Records and threads that found no room."""
+        return int(self.lib.host_lost())
+
+    @property
+    def pinned(self) -> tuple[int, int]:
+        """(now, peak) in bytes."""
+        return int(self.lib.host_pinned(0)), int(self.lib.host_pinned(1))
+
+    def ring_full(self, full: bool) -> None:
+        """Whether the ring buffer refuses records."""
+        self._ring_full.value = int(full)
+
+    def records(self) -> list[ctypes.Structure]:
+        """Everything in the ring buffer, as the structures of layout.py; empties it."""
+        kinds: dict[int, type[ctypes.Structure]] = {
+            layout.EV_SNAPSHOT: layout.Snapshot,
+            layout.EV_REQUEST: layout.Request,
+            layout.EV_BUFFER: layout.Buffer,
+            layout.EV_INTERVAL: layout.Interval,
+        }
+        found, at = [], 0
+        content = ctypes.string_at(self._ring, self._ring_used.value)
+        while at < len(content):
+            size = int.from_bytes(content[at : at + 8], "little")
+            kind = kinds[int.from_bytes(content[at + 8 : at + 12], "little")]
+            assert size == ctypes.sizeof(kind)
+            found.append(kind.from_buffer_copy(content, at + 8))
+            at += 8 + size
+        self._ring_used.value = 0
+        return found

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Behind dmatrace/bpf's files: what the test reads and sets. */
+u64 host_cookie, host_args[3], host_return;
+
+static u64 the_cookie(void *ctx)
+{
+	(void)ctx;
+	return host_cookie;
+}
+
+static long the_arg(void *ctx, u32 n, u64 *value)
+{
+	(void)ctx;
+	*value = host_args[n];
+	return 0;
+}
+
+static long the_return(void *ctx, u64 *value)
+{
+	(void)ctx;
+	*value = host_return;
+	return 0;
+}
+
+void host_reset(void)
+{
+	attach_cookie = the_cookie;
+	func_arg = the_arg;
+	func_ret = the_return;
+	memset(threads_slots, 0, sizeof(threads_slots));
+	memset(files_slots, 0, sizeof(files_slots));
+	memset(owners_slots, 0, sizeof(owners_slots));
+	memset(flights_slots, 0, sizeof(flights_slots));
+	memset(lost_slots, 0, sizeof(lost_slots));
+	memset(pinned_slots, 0, sizeof(pinned_slots));
+	host_clock = host_pid_tgid = host_ring_used = host_ring_full = 0;
+}
+
+struct thread *host_thread(u32 tid)
+{
+	return threads.lookup(&tid);
+}
+
+int host_follow(u32 tid, struct thread *t)
+{
+	return threads.update(&tid, t);
+}
+
+struct file_pages *host_file(u64 ino, u64 dev)
+{
+	struct file_key key = { .ino = ino, .dev = dev };
+
+	return files.lookup(&key);
+}
+
+u64 host_lost(void)
+{
+	return lost_slots[0];
+}
+
+u64 host_pinned(int peak)
+{
+	return pinned_slots[peak];
+}
