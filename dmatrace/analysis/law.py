@@ -26,29 +26,41 @@ CACHE_WITHIN = 0.01
 
 
 def closure(document: Document) -> list[str]:
-    """Law 1: a thread's phases sum to its wall time, and cpu and runnable to schedstat's."""
+    """Law 1, its first half: a thread's phases sum to its wall time by the loader's clock."""
     broken = []
     for load in _whole(document):
         for thread in load["threads"]:
-            who = f"{_name(load)} thread {thread['tid']}"
-            wall = thread["wall_ns"]
-            sums = {
-                kind: sum(phase[f"{kind}_ns"] for phase in thread["phases"])
-                for kind in ("cpu", "blocked", "runnable")
-            }
-            if abs(sum(sums.values()) - wall) > CLOSES_WITHIN * wall:
-                broken.append(f"{who}: phases sum to {sum(sums.values())} ns, wall is {wall} ns")
+            wall, total = thread["wall_ns"], sum(_sums(thread).values())
+            if abs(total - wall) > CLOSES_WITHIN * wall:
+                broken.append(
+                    f"{_name(load)} thread {thread['tid']}: phases sum to {total} ns,"
+                    f" wall is {wall} ns"
+                )
+        if not load["threads"]:
+            broken.append(f"{_name(load)}: no threads")
+    return broken
+
+
+def schedstat(document: Document) -> list[str]:
+    """Law 1, its second half: cpu and runnable sum to the run and wait times of schedstat.
+
+    The scheduler reads its clock when it begins to switch, the tracer at the end of that
+    (sched_switch).  Where a hypervisor takes the CPU away in between, both are right and
+    differ, so what breaks this law only once on a busy host proves nothing.
+    """
+    broken = []
+    for load in _whole(document):
+        for thread in load["threads"]:
+            wall, sums = thread["wall_ns"], _sums(thread)
             for kind, key in (("cpu", "sched_run_ns"), ("runnable", "sched_wait_ns")):
                 theirs = thread[key]
                 if theirs is None:
                     continue
                 if abs(sums[kind] - theirs) > max(SCHED_WITHIN * wall, SCHED_FLOOR_NS):
                     broken.append(
-                        f"{who}: {kind} sums to {sums[kind]} ns, {key} is {theirs} ns"
-                        f" (wall {wall} ns)"
+                        f"{_name(load)} thread {thread['tid']}: {kind} sums to {sums[kind]} ns,"
+                        f" {key} is {theirs} ns (wall {wall} ns)"
                     )
-        if not load["threads"]:
-            broken.append(f"{_name(load)}: no threads")
     return broken
 
 
@@ -114,6 +126,7 @@ def all_laws(document: Document, predicted: Mapping[str, float | None]) -> list[
     """Every violation of the five laws."""
     return [
         *closure(document),
+        *schedstat(document),
         *page_cache(document),
         *block_bytes(document),
         *copies(document, predicted),
@@ -131,6 +144,14 @@ def _read(document: Document) -> Iterator[Mapping[str, Any]]:
 
 def _cold(document: Document) -> Iterator[Mapping[str, Any]]:
     return (load for load in _read(document) if load["cache_before"] == "cold")
+
+
+def _sums(thread: Mapping[str, Any]) -> dict[str, int]:
+    """{mode: ns over all phases}."""
+    return {
+        mode: sum(phase[f"{mode}_ns"] for phase in thread["phases"])
+        for mode in ("cpu", "blocked", "runnable")
+    }
 
 
 def _name(load: Mapping[str, Any]) -> str:

@@ -59,7 +59,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 }
 
 /* (preempt, prev, next, prev_state); prev_state since commit 9c2136be0878
- * "sched/tracing: Append prev_state to tp args instead" (v5.19). */
+ * "sched/tracing: Append prev_state to tp args instead" (in v5.18). */
 RAW_TRACEPOINT_PROBE(sched_switch)
 {
 	u64 now = bpf_ktime_get_ns();

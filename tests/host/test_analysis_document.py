@@ -207,10 +207,10 @@ BREAKS: list[tuple[Callable[[Any], list[str]], int, Callable[[dict[str, Any]], o
     (law.closure, 0, lambda load: _thread(load).update(wall_ns=1_009_900), 0),
     (law.closure, 0, lambda load: _thread(load).update(wall_ns=985_000), 1),
     (law.closure, 0, lambda load: _thread(load)["phases"].pop(), 1),
-    (law.closure, 0, lambda load: _thread(load).update(sched_run_ns=1_601_000), 1),
-    (law.closure, 0, lambda load: _thread(load).update(sched_run_ns=1_599_000), 0),
-    (law.closure, 0, lambda load: _thread(load).update(sched_wait_ns=1_101_000), 1),
-    (law.closure, 0, lambda load: _thread(load).update(sched_wait_ns=None), 0),
+    (law.schedstat, 0, lambda load: _thread(load).update(sched_run_ns=1_601_000), 1),
+    (law.schedstat, 0, lambda load: _thread(load).update(sched_run_ns=1_599_000), 0),
+    (law.schedstat, 0, lambda load: _thread(load).update(sched_wait_ns=1_101_000), 1),
+    (law.schedstat, 0, lambda load: _thread(load).update(sched_wait_ns=None), 0),
     (law.closure, 0, lambda load: load["threads"].clear(), 1),
     (law.page_cache, 0, lambda load: load["memory"].update(page_cache_added=1_000_000), 1),
     (law.page_cache, 0, lambda load: load["memory"].update(page_cache_added=1_069_000), 0),
@@ -266,7 +266,7 @@ def test_schedstat_is_held_to_a_share_of_wall_beyond_the_floor() -> None:
         recording = synthetic.InMemory(
             {"snapshots": rows, "threads": [clock], "loads": [synthetic.load(1, "x")]}
         )
-        assert len(law.closure(document(recording))) == count
+        assert len(law.schedstat(document(recording))) == count
 
 
 def test_summaries_are_medians_over_whole_rounds(found: dict[str, Any]) -> None:
