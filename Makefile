@@ -8,7 +8,7 @@ DEMO_OUT ?= build/demo.dmt
 PYTEST ?= $(BIN)/pytest
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image demo test test-host test-long lint format lock clean
+.PHONY: help setup packages image demo test test-host test-long bench lint format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ test-host: setup ## the tests that need no guest
 
 test-long: image ## the suite, and what takes minutes more
 	DMATRACE_REQUIRE_GUEST=1 DMATRACE_LONG=1 $(PYTEST) tests/host tests/guest
+
+bench: image ## what the tracer costs, in the guest; wants a machine with nothing else to do
+	$(BIN)/python benchmarks/overhead.py
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -66,7 +66,7 @@ examples:
 _EXAMPLES = """\
 examples:
   dmatrace lab build
-  dmatrace lab run -- dmatrace doctor
+  dmatrace lab run -- dmatrace record --strategy all --size 256M --raise-limits
   dmatrace lab shell
 """
 

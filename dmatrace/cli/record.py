@@ -14,7 +14,7 @@ HELP = "run load strategies under the tracer and record where time and memory go
 
 _EXAMPLES = """\
 The page cache is dropped before each cold load (said on stderr). A file made
-for --size lies in $DMATRACE_DATA, or --dir, and is removed afterwards.
+for --size is removed afterwards.
 
 exit codes: 0 recorded, 1 failed, 2 usage, 3 this machine cannot do it
 
@@ -53,7 +53,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source.add_argument(
         "--size", type=_size, metavar="SIZE", help="make a file of this size (512K, 8M, 1G)"
     )
-    add("--dir", metavar="DIR", help="where --size makes its file (default: $DMATRACE_DATA)")
+    add(
+        "--dir",
+        metavar="DIR",
+        help="where --size makes its file (default: $DMATRACE_DATA, else /var/tmp)",
+    )
     add("--rounds", type=_positive, default=1, metavar="N", help="repeat all loads (default: 1)")
     add(
         "--cache",

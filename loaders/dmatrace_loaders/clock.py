@@ -1,10 +1,11 @@
 """The loader's own clock, and the marks that show the tracer the same window.
 
-A window's order is: getrusage, schedstat, clock, BEGIN mark, work, END mark,
-clock, schedstat, getrusage.  The mark is a prctl(2) with an option that does
-not exist: the kernel answers EINVAL, and a tracer that watches sys_enter takes
-a snapshot of the calling thread.  Everything is resolved before, so a mark
-costs microseconds.  Times are CLOCK_MONOTONIC ns.
+A window's order is: getrusage, schedstat, clock, BEGIN mark, work, clock, END
+mark, schedstat, getrusage.  The mark is a prctl(2) with an option that does not
+exist: the kernel answers EINVAL, and a tracer that watches sys_enter takes a
+snapshot of the calling thread.  The clock is read right before each mark, and
+the tracer stamps a mark before it takes its snapshot, so both windows are
+equally long but for the difference of two calls.  Times are CLOCK_MONOTONIC ns.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ class Window:
         value: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        _prctl(MARKER, END, *self._mark, 0)
         self.end = time.monotonic_ns()
+        _prctl(MARKER, END, *self._mark, 0)
         run, wait = self._ran()
         usage, before = resource.getrusage(resource.RUSAGE_THREAD), self._usage
         os.close(self._schedstat)

@@ -8,6 +8,7 @@ line both ways over that socket.  Steps: prepare, go, verify, close, bye; see
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import json
 import os
@@ -143,6 +144,13 @@ def main() -> int:
     # Ctrl-C reaches the whole terminal group; the controller decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     kernel.die_with_parent()
+    # A controller that is gone needs no answer.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        _serve(control)
+    return 0
+
+
+def _serve(control: socket.socket) -> None:
     runner = Runner()
     with control, control.makefile("rwb") as stream:
 
@@ -156,7 +164,6 @@ def main() -> int:
             if name == "bye":
                 break
             say(runner.step(name, what))
-    return 0
 
 
 if __name__ == "__main__":

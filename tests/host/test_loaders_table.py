@@ -338,3 +338,8 @@ def test_every_strategy_has_a_load_of_its_own() -> None:
         assert issubclass(strategy.load, Load)
         assert not strategy.load.__abstractmethods__
         assert needs.memory in strategy.needs
+
+
+def test_the_page_names_every_strategy() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "record.md").read_text()
+    assert [name for name in strategies() if f"`{name}`" not in page] == []
