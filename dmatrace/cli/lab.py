@@ -159,14 +159,13 @@ def _shell(args: argparse.Namespace) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    from dmatrace.lab import image
+    from dmatrace.lab import accel, emulator, image
 
     kernel = kernels.find(args.kernel)
     known = image.find(kernel)
     if known:
         _progress(f"guest {kernel.name} is built: {known.path}")
-    else:
-        image.build(kernel, _progress)
+    emulator.command(accel.choose(known or image.build(kernel, _progress)), _progress)
     return 0
 
 

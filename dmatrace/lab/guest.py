@@ -23,7 +23,7 @@ from types import FrameType
 from typing import IO, Any, Self
 
 from dmatrace.errors import CannotHere, DmatraceError
-from dmatrace.lab import accel, disks, image, places
+from dmatrace.lab import accel, disks, emulator, image, places
 from dmatrace.lab.kernels import Kernel
 
 #: Seconds from QEMU's start to the first command; a loaded machine without KVM takes 30.
@@ -59,6 +59,7 @@ class Guest:
         self.checkout = places.checkout()
         self._progress = progress
         self._jobs = itertools.count(1)
+        self._program: list[str] = []
         self._qemu: subprocess.Popen[bytes] | None = None
         self._master: subprocess.Popen[bytes] | None = None
         self._temporary: places.Temporary | None = None
@@ -77,6 +78,7 @@ class Guest:
         image.need("qemu-system-x86_64", "ssh", "ssh-keygen", "setpriv", "mke2fs")
         built = image.build(self.kernel, self._progress)
         accelerator = accel.choose(built)
+        self._program = emulator.command(accelerator, self._progress)
         started = time.monotonic()
         name = "KVM" if accelerator == accel.KVM else "emulation, no usable KVM"
         self._progress(f"guest {self.kernel.name}: booting ({name})")
@@ -128,7 +130,7 @@ class Guest:
         self, built: image.Image, accelerator: Sequence[str], drive: str, port: int
     ) -> list[str]:
         here = self.directory
-        argv = [*_DIE_WITH_PARENT, "qemu-system-x86_64", "-name", "dmatrace-lab"]
+        argv = [*_DIE_WITH_PARENT, *self._program, "-name", "dmatrace-lab"]
         argv += ["-machine", "q35", *accelerator, "-smp", str(self.cpus)]
         argv += ["-m", f"{self.memory >> 20}M", "-nodefaults", "-no-user-config", "-no-reboot"]
         argv += ["-display", "none", "-serial", f"file:{_quoted(here / 'console.log')}"]

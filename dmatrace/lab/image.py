@@ -36,6 +36,7 @@ FORMAT = 1
 ROOT_SIZE = "6G"
 SITE_PACKAGES = "opt/dmatrace/site-packages"
 BUILD_PREFIX = "build-"
+EMULATOR_PREFIX = "qemu-"
 #: As in guest/dmatrace-guest-exec.
 PYCACHE = "/var/cache/dmatrace-pycache"
 
@@ -101,6 +102,13 @@ def need(*programs: str) -> None:
         )
 
 
+def need_builder() -> None:
+    """CannotHere unless mmdebstrap can run."""
+    need("mmdebstrap", "mke2fs")
+    if os.geteuid() != 0:
+        raise CannotHere("building a guest needs root", do="sudo dmatrace lab build")
+
+
 def guest_file(name: str) -> bytes:
     return resources.files("dmatrace.lab").joinpath("guest", name).read_bytes()
 
@@ -132,9 +140,7 @@ def build(kernel: Kernel, progress: Progress) -> Image:
     image = find(kernel)
     if image:
         return image
-    need("mmdebstrap", "mke2fs")
-    if os.geteuid() != 0:
-        raise CannotHere("building a guest needs root", do="sudo dmatrace lab build")
+    need_builder()
     cache = places.cache()
     with places.lock(cache / ".build.lock"):
         image = find(kernel)
@@ -155,8 +161,8 @@ def build(kernel: Kernel, progress: Progress) -> Image:
         return Image(final)
 
 
-def _call(what: str, argv: list[str], *, env: dict[str, str] | None = None) -> None:
-    """Runs one step; its output is shown only when it fails."""
+def call(what: str, argv: list[str], *, env: dict[str, str] | None = None) -> None:
+    """Runs one step of a build; its output is shown only when it fails."""
     run = subprocess.run(
         argv,
         stdin=subprocess.DEVNULL,
@@ -178,7 +184,7 @@ def bootstrap(kernel: Kernel, tree: Path, progress: Progress) -> None:
     argv += [f"--dpkgopt={option}" for option in _DPKG_OPTIONS]
     argv += [f"--include={','.join(kernel.packages)}", kernel.suite, str(tree)]
     # mmdebstrap's own temporary files go where a killed build is cleaned up.
-    _call("mmdebstrap", argv, env={"TMPDIR": str(tree.parent)})
+    call("mmdebstrap", argv, env={"TMPDIR": str(tree.parent)})
 
 
 def assemble(kernel: Kernel, tree: Path, result: Path, progress: Progress) -> None:
@@ -202,7 +208,7 @@ def assemble(kernel: Kernel, tree: Path, result: Path, progress: Progress) -> No
         leftover.unlink()
     mke2fs = ["mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-m", "0", "-L", "dmatrace-root"]
     argv = [*mke2fs, "-E", "root_owner=0:0", "-d", str(tree), str(result / "root.img"), ROOT_SIZE]
-    _call("mke2fs", argv, env={"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"})
+    call("mke2fs", argv, env={"PATH": f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"})
     (result / "release").write_text(f"{release}\n")
 
 
@@ -253,7 +259,7 @@ def install_python_packages(kernel: Kernel, tree: Path) -> None:
     argv += ["--only-binary=:all:", "--implementation=cp", f"--python-version={kernel.python}"]
     for platform in ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64"):
         argv.append(f"--platform={platform}")
-    _call("pip", [*argv, "--target", str(site), "--requirement", str(wanted)])
+    call("pip", [*argv, "--target", str(site), "--requirement", str(wanted)])
     for unused in [*site.glob("*/tests"), *site.glob("*/*/tests"), site / "pyarrow/include"]:
         shutil.rmtree(unused, ignore_errors=True)
     # Without this every guest would compile pandas under emulation at its first
@@ -312,7 +318,7 @@ def clean(progress: Progress) -> int:
         removed += places.sweep(cache, BUILD_PREFIX)
         removed += places.sweep(cache / "run", "guest-")
         for path in sorted(cache.iterdir()):
-            if path.is_dir() and (path / "root.img").exists():
+            if (path / "root.img").exists() or path.name.startswith(EMULATOR_PREFIX):
                 progress(f"removing {path}")
                 shutil.rmtree(path)
                 removed += 1

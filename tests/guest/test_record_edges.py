@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 import pytest
@@ -60,7 +60,7 @@ def _closes(document: dict[str, Any]) -> list[str]:
             gaps.append(gap)
             if gap > max(law.CLOSES_WITHIN * thread["wall_ns"], SHORT_NS):
                 broken.append(f"{load['strategy']}: {total} of {thread['wall_ns']} ns")
-    if median(gaps) > USUAL_NS:
+    if median_low(gaps) > USUAL_NS:
         broken.append(f"half of the threads miss more than {USUAL_NS} ns: {sorted(gaps)}")
     return broken
 
@@ -82,13 +82,14 @@ def test_an_odd_size_and_three_readers(lab: Lab, place: str) -> None:
 def test_a_file_of_one_byte(lab: Lab, place: str) -> None:
     document = lab.record("one", "--strategy", "all", "--file", f"{place}/one")
     _whole(document)
+    sector = int(lab.must("blockdev --getss $(findmnt -no SOURCE /data)"))
     for load in document["loads"]:
         assert load["bytes"] == 1
         if load["refused"]:
             continue
         buffered = load["strategy"].endswith("-bio")
-        # What the file system reads of it is one of its blocks.
-        assert load["block"]["read_bytes"] == 4096, load["strategy"]
+        # A folio is filled with a block of the file system; O_DIRECT needs but a sector.
+        assert load["block"]["read_bytes"] == (4096 if buffered else sector), load["strategy"]
         assert load["memory"]["page_cache_added"] == (4096 if buffered else 0)
         assert load["memory"]["page_cache_end"] == (4096 if buffered else 0)
 
