@@ -90,6 +90,7 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
         threads = time.thread_rows(
             mine,
             phases,
+            counted,
             {tid: windows for (load, tid), windows in clocks.items() if load == load_id},
             comms,
         )

@@ -193,6 +193,7 @@ def own_clocks(threads: pd.DataFrame) -> dict[tuple[int, int], dict[int, OwnCloc
 def thread_rows(
     load_spans: Sequence[Span],
     phases: Mapping[Span, Cells],
+    counted: Mapping[Span, Cells],
     own: Mapping[int, Mapping[int, OwnClock]],
     comms: Mapping[int, str],
 ) -> list[dict[str, object]]:
@@ -200,6 +201,7 @@ def thread_rows(
 
     ``wall_ns`` is the loader's own clock (``clock`` "loader"); the tracer's where the
     loader said nothing, which then proves nothing about closure (``clock`` "tracer").
+    ``wake_ns`` is the part of its runnable time that lies between a wakeup and a CPU.
     """
     by_tid: dict[int, list[Span]] = {}
     for span in load_spans:
@@ -228,6 +230,7 @@ def thread_rows(
                 "clock": "loader" if clocked else "tracer",
                 "sched_run_ns": sum(c.run_ns for c in windows.values()) if clocked else None,
                 "sched_wait_ns": sum(c.wait_ns for c in windows.values()) if clocked else None,
+                "wake_ns": sum(counted[span].get("wake_ns", (0,))[0] for span in mine),
                 "phases": phase_list,
             }
         )

@@ -32,6 +32,7 @@ enum counter {
 	COUNT_LOST_EXITS,       /* frames dropped because no exit came    */
 	COUNT_ORPHAN_EXITS,     /* exits without an entry (attached late) */
 	COUNT_OVERFLOWS,        /* entries beyond DEPTH_MAX               */
+	COUNT_WAKE_NS,          /* runnable after a wakeup, until on a CPU */
 };
 
 struct cell {
@@ -61,6 +62,7 @@ struct thread {
 	u32 over;               /* entries beyond DEPTH_MAX still open */
 	u32 phase;              /* of the innermost frame */
 	u32 mode;
+	u64 woken;              /* when, until it is on a CPU; else 0 */
 	u64 counters[COUNTER_MAX];
 	u32 hits[HOOK_MAX];
 	struct cell cells[PHASE_MAX];

@@ -30,6 +30,7 @@ COUNTERS: tuple[str, ...] = (
     "lost_exits",
     "orphan_exits",
     "overflows",
+    "wake_ns",
 )
 
 u32, u64 = ctypes.c_uint32, ctypes.c_uint64
@@ -64,6 +65,7 @@ class Thread(ctypes.Structure):
         ("over", u32),
         ("phase", u32),
         ("mode", u32),
+        ("woken", u64),
         ("counters", u64 * COUNTER_MAX),
         ("hits", u32 * HOOK_MAX),
         ("cells", Cell * PHASE_MAX),

@@ -75,6 +75,9 @@ RAW_TRACEPOINT_PROBE(sched_switch)
 	if (t) {
 		charge(t, now);
 		t->mode = MODE_CPU;
+		if (t->woken && now > t->woken)
+			t->counters[COUNT_WAKE_NS] += now - t->woken;
+		t->woken = 0;
 	}
 	return 0;
 }
@@ -85,7 +88,8 @@ static __always_inline int woken(u64 task)
 	struct thread *t = threads.lookup(&tid);
 
 	if (t && t->mode == MODE_BLOCKED) {
-		charge(t, bpf_ktime_get_ns());
+		t->woken = bpf_ktime_get_ns();
+		charge(t, t->woken);
 		t->mode = MODE_RUNNABLE;
 	}
 	return 0;

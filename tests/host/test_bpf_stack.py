@@ -60,6 +60,7 @@ class Task:
     frames: list[Frame]
     now: int = 0
     over: int = 0
+    woken: int = 0
     stretches: list[tuple[str, str, int]] = field(default_factory=list)
     entries: Counter[str] = field(default_factory=Counter)
     hits: Counter[int] = field(default_factory=Counter)
@@ -161,12 +162,16 @@ class Model:
         if task := self.tasks.get(next_):
             task.until(clock)
             task.mode = CPU
+            if task.woken:
+                task.counters["wake_ns"] += max(0, clock - task.woken)
+            task.woken = 0
 
     def wakeup(self, clock: int, tid: int) -> None:
         task = self.tasks.get(tid)
         if task and task.mode == BLOCKED:
             task.until(clock)
             task.mode = RUNNABLE
+            task.woken = clock
 
     def fork(self, clock: int, parent: int, child: int, child_tgid: int) -> None:
         task = self.tasks.get(parent)
@@ -516,3 +521,5 @@ def test_the_innermost_phase_owns_the_time_by_hand() -> None:
         "shmem": (12, 0, 100, 1),
     }
     assert sum(sum(cell[:3]) for cell in cells.values()) == 1290 - 100
+    # Runnable after its wakeup; not after it was preempted.
+    assert found.counters[layout.COUNTERS.index("wake_ns")] == 3

@@ -56,7 +56,7 @@ def _load(draw: st.DrawFn, name: str) -> dict[str, Any]:
         **{key: draw(BIG) for key in ("create_ns", "io_ns", "close_ns", "wall_ns")},
         "threads": [{
             "tid": 1, "comm": draw(words), "wall_ns": draw(BIG), "clock": "loader",
-            "sched_run_ns": None, "sched_wait_ns": None,
+            "sched_run_ns": None, "sched_wait_ns": None, "wake_ns": 0,
             "phases": [{"phase": phase, **{kind: draw(BIG) for kind in kinds}}
                        for phase in phases],
         }],
