@@ -8,10 +8,10 @@ DEMO_OUT ?= build/demo.dmt
 PYTEST ?= $(BIN)/pytest
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image demo test test-host test-long bench lint format lock clean
+.PHONY: help setup packages image demo test test-host test-long bench bench-backends lint format lock clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: packages $(VENV)/.installed ## Debian packages and .venv (with .venv/bin/dmatrace)
 
@@ -58,6 +58,9 @@ test-long: image ## the suite, and what takes minutes more
 
 bench: image ## what the tracer costs, in the guest; wants a machine with nothing else to do
 	$(BIN)/python benchmarks/overhead.py
+
+bench-backends: image ## how far fentry and kprobe agree, in the guest
+	$(BIN)/python benchmarks/backends.py
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -13,14 +13,12 @@ a machine with nothing else to do.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
+from recorded import OUT, recorded
+
 _AIM = 1.02
-_OUT = Path(__file__).resolve().parents[1] / "build" / "overhead.dmt"
 
 
 def main() -> int:
@@ -35,19 +33,15 @@ def main() -> int:
     parser.add_argument("--here", action="store_true", help="not in the lab's guest")
     args = parser.parse_args()
 
-    program = [sys.executable, "-m", "dmatrace"]
-    record = [
-        "record", "--strategy", args.strategy, "--size", args.size, "--cache", args.cache,
-        "--raise-limits", "--ab", str(args.pairs), "--force", "-o", str(_OUT),
-    ]  # fmt: skip
-    lab = [] if args.here else [*program, "lab", "run", "--", "dmatrace"]
-    _OUT.parent.mkdir(exist_ok=True)
-    if subprocess.run([*(lab or program), *record]).returncode:
+    document = recorded(
+        ["--strategy", args.strategy, "--size", args.size, "--cache", args.cache,
+         "--raise-limits", "--ab", str(args.pairs)],
+        OUT / "overhead.dmt",
+        here=args.here,
+    )  # fmt: skip
+    if document is None:
         return 1
-    report = subprocess.run(
-        [*program, "report", str(_OUT), "-f", "json"], stdout=subprocess.PIPE, check=True
-    )
-    _print(json.loads(report.stdout), args)
+    _print(document, args)
     return 0
 
 

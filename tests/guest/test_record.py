@@ -7,7 +7,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
@@ -254,35 +253,21 @@ def test_fincore_agrees(lab: Lab, model: str) -> None:
     assert load["memory"]["page_cache_end"] == pytest.approx(resident, rel=0.01)
 
 
-def test_fentry_and_kprobe_agree(lab: Lab) -> None:
-    """Each phase's share of a load is the same within 10 points, in the median of three rounds.
-
-    Of its time on the CPU: how long the disk takes differs tenfold between two
-    runs on a busy host, and time off the CPU is held against bpftrace above.
-    """
-    options = ("--strategy", "all", "--size", "32M", "--rounds", "3", "--hooks")
-    mine, theirs = (
-        _shares(lab.record(f"shares-{mode}", *options, mode)) for mode in ("fentry", "kprobe")
-    )
-    assert mine.keys() == theirs.keys()
-    for strategy, phases in mine.items():
-        for phase in phases | theirs[strategy]:
-            difference = abs(phases.get(phase, 0) - theirs[strategy].get(phase, 0))
-            assert difference < 0.10, (strategy, phase, phases, theirs[strategy])
+def test_fentry_and_kprobe_agree(fentry: Watched, kprobe: Watched) -> None:
+    """Both see the same entries into each phase; times are compared in benchmarks/backends.py."""
+    for one, other in zip(fentry.document["loads"], kprobe.document["loads"], strict=True):
+        mine, theirs = _entries(one), _entries(other)
+        for phase in mine | theirs:
+            # Read-ahead and faults of two threads at once depend on who comes first.
+            allowed = 0.10 * mine.get(phase, 0) + 64
+            difference = abs(mine.get(phase, 0) - theirs.get(phase, 0))
+            assert difference <= allowed, (one["strategy"], phase, mine, theirs)
 
 
-def _shares(document: dict[str, Any]) -> dict[str, dict[str, float]]:
-    """{strategy: {phase: the median of its shares of the threads' time on the CPU}}."""
-    rounds: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for load in document["loads"]:
-        times: dict[str, int] = defaultdict(int)
-        for thread in load["threads"]:
-            for phase in thread["phases"]:
-                times[phase["phase"]] += phase["cpu_ns"]
-        total = sum(times.values())
-        for name, time in times.items():
-            rounds[load["strategy"]][name].append(time / total)
-    return {
-        strategy: {phase: median(shares) for phase, shares in phases.items()}
-        for strategy, phases in rounds.items()
-    }
+def _entries(load: dict[str, Any]) -> dict[str, int]:
+    """{phase: how often its threads entered it}."""
+    found: dict[str, int] = defaultdict(int)
+    for thread in load["threads"]:
+        for phase in thread["phases"]:
+            found[phase["phase"]] += phase["count"]
+    return found
