@@ -258,10 +258,12 @@ def test_fentry_and_kprobe_agree(fentry: Watched, kprobe: Watched) -> None:
     for one, other in zip(fentry.document["loads"], kprobe.document["loads"], strict=True):
         mine, theirs = _entries(one), _entries(other)
         for phase in mine | theirs:
-            # Read-ahead and faults of two threads at once depend on who comes first.
-            allowed = 0.10 * mine.get(phase, 0) + 64
-            difference = abs(mine.get(phase, 0) - theirs.get(phase, 0))
-            assert difference <= allowed, (one["strategy"], phase, mine, theirs)
+            few, many = sorted((mine.get(phase, 0), theirs.get(phase, 0)))
+            # Of threads that allocate at once, who comes first decides how scattered the
+            # pages are, and so how many bios a read takes: that differs from load to load.
+            alone = len(one["threads"]) == 1
+            most = 1.1 * few + 64 if alone else 10 * few + 64
+            assert many <= most, (one["strategy"], phase, mine, theirs)
 
 
 def _entries(load: dict[str, Any]) -> dict[str, int]:
