@@ -60,7 +60,8 @@ def _closes(document: dict[str, Any]) -> list[str]:
             gaps.append(gap)
             if gap > max(law.CLOSES_WITHIN * thread["wall_ns"], SHORT_NS):
                 broken.append(f"{load['strategy']}: {total} of {thread['wall_ns']} ns")
-    if median_low(gaps) > USUAL_NS:
+    # An emulator has yet to translate the code behind a recording's first marks: few prove nothing.
+    if len(gaps) > 4 and median_low(gaps) > USUAL_NS:
         broken.append(f"half of the threads miss more than {USUAL_NS} ns: {sorted(gaps)}")
     return broken
 
