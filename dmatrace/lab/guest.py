@@ -23,11 +23,16 @@ from types import FrameType
 from typing import IO, Any, Self
 
 from dmatrace.errors import CannotHere, DmatraceError
-from dmatrace.lab import accel, disks, emulator, image, places
+from dmatrace.lab import accel, disks, emulator, image, places, qemu
 from dmatrace.lab.kernels import Kernel
 
 #: Seconds from QEMU's start to the first command; a loaded machine without KVM takes 30.
 BOOT_SECONDS = 240.0
+#: Seconds until its kernel has said a first word, which takes 3 to 10.  An emulated
+#: one now and then stops before that for good (7.2 did, once in some ten starts):
+#: starting it again is all that helps.
+FIRST_WORD_SECONDS = 75.0
+STARTS = 3
 #: ssh's own failures and a command that returns 255 look alike until the guest is asked.
 _SSH_FAILED = 255
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig", "KILL", "--")
@@ -39,7 +44,8 @@ Progress = Callable[[str], None]
 class Guest:
     """One virtual machine; use as a context manager or call ``stop``.
 
-    ``memory`` and ``disk_size`` are in bytes.  Errors: CannotHere when programs
+    ``memory`` and ``disk_size`` are in bytes, ``kernel_arguments`` words for the
+    kernel's command line.  Errors: CannotHere when programs
     are missing, DmatraceError when the guest does not come up or dies.
     """
 
@@ -50,12 +56,14 @@ class Guest:
         memory: int = 6 << 30,
         disk_size: int = 4 << 30,
         cpus: int = 2,
+        kernel_arguments: str = "",
         progress: Progress = lambda _: None,
     ) -> None:
         self.kernel = kernel
         self.memory = memory
         self.disk_size = disk_size
         self.cpus = cpus
+        self.kernel_arguments = kernel_arguments
         self.checkout = places.checkout()
         self._progress = progress
         self._jobs = itertools.count(1)
@@ -86,12 +94,36 @@ class Guest:
         try:
             self._make_keys()
             drive = disks.data_disk(self.directory / "data.img", self.disk_size)
-            self._launch(built, accelerator, drive)
-            self._connect(started + BOOT_SECONDS)
+            self._start_until_it_speaks(built, accelerator, drive)
+            self._connect(time.monotonic() + BOOT_SECONDS)
         except BaseException:
             self.stop()
             raise
         self._progress(f"guest {self.kernel.name}: up in {time.monotonic() - started:.1f} s")
+
+    def _start_until_it_speaks(
+        self, built: image.Image, accelerator: Sequence[str], drive: str
+    ) -> None:
+        for last in (False,) * (STARTS - 1) + (True,):
+            self._launch(built, accelerator, drive)
+            if last or self._speaks(time.monotonic() + FIRST_WORD_SECONDS):
+                return
+            said = f"its kernel said nothing in {FIRST_WORD_SECONDS:.0f} s; starting it again"
+            self._progress(f"guest {self.kernel.name}: {said}")
+            if self._qemu is not None:
+                self._qemu.kill()
+                self._qemu.wait()
+
+    def _speaks(self, deadline: float) -> bool:
+        """Whether anything is on its console by then; or QEMU ended, which is no silence."""
+        console = self.directory / "console.log"
+        while not console.exists() or not console.stat().st_size:
+            if self._qemu is None or self._qemu.poll() is not None:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+        return True
 
     def stop(self) -> None:
         """Ends the guest at once: nothing in it outlives it.  Again is harmless."""
@@ -126,31 +158,6 @@ class Guest:
         (self.directory / "known_hosts").write_text(f"dmatrace-lab {public}")
         (self.directory / "checkout").write_text(str(self.checkout))
 
-    def _qemu_command(
-        self, built: image.Image, accelerator: Sequence[str], drive: str, port: int
-    ) -> list[str]:
-        here = self.directory
-        argv = [*_DIE_WITH_PARENT, *self._program, "-name", "dmatrace-lab"]
-        argv += ["-machine", "q35", *accelerator, "-smp", str(self.cpus)]
-        argv += ["-m", f"{self.memory >> 20}M", "-nodefaults", "-no-user-config", "-no-reboot"]
-        argv += ["-display", "none", "-serial", f"file:{_quoted(here / 'console.log')}"]
-        argv += ["-kernel", str(built.kernel), "-initrd", str(built.initrd)]
-        # Retpolines and the like cost two translated blocks each under emulation.
-        argv += ["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]
-        root = f"file={_quoted(built.root)},format=raw,snapshot=on,if=none,id=root,cache=unsafe"
-        argv += ["-drive", root, "-device", "virtio-blk-pci,drive=root,serial=dmatrace-root"]
-        argv += ["-drive", drive, "-device", "virtio-blk-pci,drive=data,serial=dmatrace-data"]
-        share = f"local,id=checkout,path={_quoted(self.checkout)},security_model=none"
-        argv += ["-fsdev", f"{share},multidevs=remap"]
-        argv += ["-device", "virtio-9p-pci,fsdev=checkout,mount_tag=checkout"]
-        forward = f"hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:22"
-        argv += ["-netdev", f"user,id=net,restrict=on,{forward}"]
-        argv += ["-device", "virtio-net-pci,netdev=net,romfile="]
-        files = {"host_key": "host_key", "authorized_keys": "user_key.pub", "checkout": "checkout"}
-        for name, file in files.items():
-            argv += ["-fw_cfg", f"name=opt/dmatrace/{name},file={_quoted(here / file)}"]
-        return argv
-
     def _launch(self, built: image.Image, accelerator: Sequence[str], drive: str) -> None:
         """Starts QEMU on a free port; another program may take the port first, so try again."""
         log = self.directory / "qemu.log"
@@ -159,7 +166,14 @@ class Guest:
                 self.port = int(probe.getsockname()[1])
             with log.open("wb") as output:
                 self._qemu = subprocess.Popen(
-                    self._qemu_command(built, accelerator, drive, self.port),
+                    [
+                        *_DIE_WITH_PARENT,
+                        *self._program,
+                        *accelerator,
+                        *("-smp", str(self.cpus), "-m", f"{self.memory >> 20}M"),
+                        *qemu.devices(self.directory, self.checkout, built.root, drive, self.port),
+                        *qemu.kernel(built.kernel, built.initrd, self.kernel_arguments),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=output,
@@ -367,11 +381,6 @@ class Guest:
         finally:
             for number, old in before.items():
                 signal.signal(number, old)
-
-
-def _quoted(path: Path) -> str:
-    """``path`` for QEMU's option syntax, where a comma is doubled."""
-    return str(path).replace(",", ",,")
 
 
 def directory_inside(checkout: Path) -> str:

@@ -25,6 +25,7 @@ COMMON_PACKAGES = (
     "e2fsprogs",
     "xfsprogs",
     "dmsetup",
+    "liburing2",
     "less",
     "gcc",
     "make",
@@ -45,7 +46,18 @@ class Kernel:
 
 # mmdebstrap is given the suite alone: it then takes Debian's default mirror, or
 # the one in the machine's own apt sources, so that no host is named here.
-KERNELS = (Kernel("6.12", suite="trixie", python="3.13"),)
+KERNELS = (
+    Kernel("6.12", suite="trixie", python="3.13"),
+    # No dma-heaps and no udmabuf: what can run there is told, and why the rest cannot.
+    Kernel("6.1", suite="bookworm", python="3.11"),
+    Kernel(
+        "7.2",
+        suite="sid",
+        python="3.14",
+        # A mirror of sid that is behind for a week has an index past its date.
+        apt_options=('Acquire::Check-Valid-Until "false"',),
+    ),
+)
 DEFAULT = KERNELS[0]
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from dmatrace.errors import DmatraceError
-from dmatrace.lab import places
+from dmatrace.lab import emulator, places
+from dmatrace.lab import guest as guest_module
 from dmatrace.lab.guest import Guest
 
 MIB = 1 << 20
@@ -233,3 +234,23 @@ def test_a_killed_lab_run_leaves_nothing_behind(guest: Guest) -> None:
     assert len(set(runs.glob("guest-*")) - others) == 1
     assert places.sweep(runs, "guest-") == 1
     assert set(runs.glob("guest-*")) == others
+
+
+def test_a_guest_whose_kernel_says_nothing_is_started_again(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU as it is, but that the first one does nothing, as a kernel that hangs."""
+    real = emulator.command
+    script = tmp_path / "qemu"
+    script.write_text(
+        f'#!/bin/sh\nmkdir {tmp_path}/started && exec sleep 1000\nexec "$@"\n',
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(emulator, "command", lambda *given: [str(script), *real(*given)])
+    monkeypatch.setattr(guest_module, "FIRST_WORD_SECONDS", 20.0)
+    said: list[str] = []
+    with Guest(guest.kernel, progress=said.append) as again:
+        assert again.run(["echo", "here"]).stdout == b"here\n"
+    assert (tmp_path / "started").is_dir()
+    restarts = [line for line in said if line.endswith("nothing in 20 s; starting it again")]
+    assert 1 <= len(restarts) < guest_module.STARTS

@@ -36,6 +36,25 @@ def test_unknown_kernel_names_those_there_are() -> None:
     assert kernels.find(None) is kernels.DEFAULT
 
 
+def test_the_kernels_that_scripts_may_name() -> None:
+    assert {"6.1", "6.12", "7.2"} <= {kernel.name for kernel in kernels.KERNELS}
+    assert kernels.DEFAULT.name == "6.12"
+
+
+@pytest.mark.parametrize("kernel", kernels.KERNELS, ids=lambda kernel: kernel.name)
+def test_a_guest_is_made_of_its_own_distribution(
+    kernel: kernels.Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(image, "call", lambda what, argv, env: called.append(argv))
+    image.bootstrap(kernel, tmp_path / "tree", _quiet)
+    (argv,) = called
+    # The suite and nothing after it but the tree: no mirror is named.
+    assert argv[-2:] == [kernel.suite, str(tmp_path / "tree")]
+    validity = '--aptopt=Acquire::Check-Valid-Until "false"'
+    assert (validity in argv) == (kernel.suite == "sid")
+
+
 def test_key_changes_with_whatever_the_image_is_built_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
