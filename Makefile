@@ -6,6 +6,7 @@ PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs openssh-client python3-venv uti
 DEMO_SIZE ?= 256M
 DEMO_OUT ?= build/demo.dmt
 PYTEST ?= $(BIN)/pytest
+KERNELS ?= all
 
 .DELETE_ON_ERROR:
 .PHONY: help setup packages image demo test test-host test-long bench bench-backends lint format lock clean
@@ -48,13 +49,14 @@ demo: image ## record two loads of a fresh file in the lab guest and compare the
 	$(BIN)/dmatrace report $(DEMO_OUT)
 
 test: image ## the whole suite: on the host and in the guest
-	DMATRACE_REQUIRE_GUEST=1 $(PYTEST) tests/host tests/guest
+	DMATRACE_REQUIRE_GUEST=1 $(PYTEST) --durations=20 tests/host tests/guest
 
 test-host: setup ## the tests that need no guest
 	$(PYTEST) tests/host
 
-test-long: image ## the suite, and what takes minutes more
-	DMATRACE_REQUIRE_GUEST=1 DMATRACE_LONG=1 $(PYTEST) tests/host tests/guest
+test-long: image ## the suite on every kernel (KERNELS=6.12,7.2: on those), and what takes hours
+	DMATRACE_REQUIRE_GUEST=1 DMATRACE_LONG=1 DMATRACE_KERNELS=$(KERNELS) \
+	    $(PYTEST) --durations=20 tests/host tests/guest
 
 bench: image ## what the tracer costs, in the guest; wants a machine with nothing else to do
 	$(BIN)/python benchmarks/overhead.py

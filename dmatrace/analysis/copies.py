@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 COPYING = (
     "copy_read_bytes",  # filemap_read
-    "copy_write_bytes",  # generic_perform_write
-    "copy_shmem_read_bytes",
-    "copy_pipe_bytes",
+    "copy_write_bytes",  # generic_perform_write: also what leaves a pipe into a file
+    "copy_shmem_read_bytes",  # shmem_file_read_iter
+    "copy_stream_bytes",  # dmatrace_loader_stream_write
 )
 
 

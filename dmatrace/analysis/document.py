@@ -3,18 +3,21 @@
 Besides the contract's keys it carries what the text report needs: whether the
 recorder closed the recording (``complete``), which tables lost their tail
 (``torn``), per load ``load_id``, ``failed``, ``refused``, ``partial`` (a
-thread's end was not seen) and the counts of what the phase stack could not
-follow (``stack``).
+thread's end was not seen), what the loader module reported of itself (``module``),
+its steps as they were traced (``steps``) and the counts of what the phase stack
+could not follow (``stack``).
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from dmatrace.analysis import block, overlap, time
 from dmatrace.analysis.copies import copies
 from dmatrace.analysis.memory import memory
+from dmatrace.analysis.steps import steps
 from dmatrace.analysis.verdicts import direct
 from dmatrace.recording.schema import TABLES
 
@@ -136,13 +139,31 @@ def _load(
         "memory": bill,
         "copies": copies(counters, int(row["bytes"])),
         "block": block.block(requests),
-        "direct": direct(counters, strategy, str(row["refused"]), bill),
+        "direct": direct(counters, strategy, str(row["refused"]), bill, int(row["bytes"])),
         "overlap": overlap.overlap(
             zip(allocating["start_ns"].tolist(), allocating["end_ns"].tolist(), strict=True),
             zip(done["issue_ns"].tolist(), done["complete_ns"].tolist(), strict=True),
         ),
+        "steps": steps(
+            zip(
+                *(intervals[name].tolist() for name in ("hook", "start_ns", "end_ns")),
+                strict=True,
+            )
+        ),
+        "module": _module(str(row["module"])),
         "stack": {name: counters.get(name, 0) for name in ("lost_exits", "overflows")},
     }
+
+
+def _module(text: str) -> dict[str, int] | None:
+    """What the loader module reported of a load; None if it had no part in it."""
+    try:
+        found = json.loads(text or "null")
+    except ValueError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    return {name: value for name, value in found.items() if isinstance(value, int)}
 
 
 def _load_rows(loads: pd.DataFrame) -> dict[int, dict[str, Any]]:

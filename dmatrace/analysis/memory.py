@@ -11,6 +11,7 @@ LEDGER = (
     "page_cache_removed",
     "page_cache_peak",
     "page_cache_end",
+    "mapped",
     "dmabuf",
     "shmem",
     "pinned_peak",

@@ -31,6 +31,10 @@ class Summary:
     memory: Mapping[str, int]
     block: Mapping[str, int]
     overlap: Mapping[str, int]
+    module: Mapping[str, int]  # what the loader module reported; empty: nothing
+    steps: Mapping[str, int]  # the same as traced
+    workers: int  # threads that worked for it, which are not its own
+    work: Mapping[str, tuple[int, int, int]]  # their part of the phases
     per_byte: float
 
     @property
@@ -73,21 +77,12 @@ def summaries(loads: Sequence[Mapping[str, Any]]) -> list[Summary]:
 def _summary(label: str, group: Sequence[Mapping[str, Any]]) -> Summary:
     whole = [load for load in group if not load["failed"] and not load["partial"]]
     used = whole or list(group)
-    names = {phase for load in used for phase in _phases(load)}
-    per_load = [_phases(load) for load in used]
     return Summary(
         label=label,
         loads=tuple(used),
         failed=tuple(load for load in group if load["failed"] or load["partial"]),
         times={name: _median(load[name] for load in used) for name in TIMES},
-        phases={
-            phase: (
-                _median(one.get(phase, (0, 0, 0))[0] for one in per_load),
-                _median(one.get(phase, (0, 0, 0))[1] for one in per_load),
-                _median(one.get(phase, (0, 0, 0))[2] for one in per_load),
-            )
-            for phase in in_phase_order(names)
-        },
+        phases=_medians([_phases(load["threads"]) for load in used]),
         threads=_median(len(load["threads"]) for load in used),
         memory={
             name: _median(load["memory"][name] for load in used)
@@ -106,18 +101,43 @@ def _summary(label: str, group: Sequence[Mapping[str, Any]]) -> Summary:
             name: _median(load["overlap"][name] for load in used)
             for name in ("alloc_ns", "io_ns", "both_ns")
         },
+        module=_told([load.get("module") for load in used]),
+        steps=_told([load.get("steps") for load in used]),
+        workers=_median(len(_workers(load)) for load in used),
+        work=_medians([_phases(_workers(load)) for load in used]),
         per_byte=statistics.median(load["copies"]["per_byte"] for load in used),
     )
 
 
-def _phases(load: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Phase times of a load, summed over its threads."""
+def _told(loads: Sequence[Mapping[str, int] | None]) -> dict[str, int]:
+    told = [load for load in loads if load]
+    return {name: _median(one.get(name, 0) for one in told) for name in (told[0] if told else ())}
+
+
+def _workers(load: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [thread for thread in load["threads"] if thread.get("owner")]
+
+
+def _phases(threads: Iterable[Mapping[str, Any]]) -> dict[str, tuple[int, ...]]:
+    """Phase times, summed over threads."""
     sums: dict[str, tuple[int, ...]] = {}
-    for thread in load["threads"]:
+    for thread in threads:
         for row in thread["phases"]:
             old = sums.get(row["phase"], (0, 0, 0))
             sums[row["phase"]] = tuple(a + row[k] for a, k in zip(old, KINDS, strict=True))
     return sums
+
+
+def _medians(loads: Sequence[dict[str, tuple[int, ...]]]) -> dict[str, tuple[int, int, int]]:
+    """Of each phase and kind by itself."""
+    return {
+        phase: (
+            _median(one.get(phase, (0, 0, 0))[0] for one in loads),
+            _median(one.get(phase, (0, 0, 0))[1] for one in loads),
+            _median(one.get(phase, (0, 0, 0))[2] for one in loads),
+        )
+        for phase in in_phase_order({phase for load in loads for phase in load})
+    }
 
 
 def _median(values: Iterable[int]) -> int:

@@ -6,6 +6,8 @@ snapshots; what happened in it is their difference.  The bounds are
 - begin..end, the loader's own markers, once per window.  A begin without its
   end (the loader or the recorder was killed) ends at the thread's last
   snapshot, and the span is not ``whole``;
+- work-begin..work-end, of a worker (a kworker of the loader module, an io-wq
+  worker) for the thread that owns the work.  At other times it is nobody's;
 - for a thread that set no marker (a kernel thread forked inside the window,
   a traced process) fork..exit, or from its first to its last snapshot where
   the recording does not reach that far.
@@ -45,6 +47,7 @@ class Span:
     comm: str
     marked: bool
     whole: bool
+    owner: int = 0  # tid that a worker worked for
 
     @property
     def ns(self) -> int:
@@ -52,62 +55,78 @@ class Span:
         return self.last.t_ns - self.first.t_ns
 
 
+class _Seen(NamedTuple):
+    """One snapshot, and what it says of its thread."""
+
+    key: Key
+    tgid: int
+    comm: str
+    owner: int
+
+
 def spans(snapshots: pd.DataFrame) -> list[Span]:
     """All spans of a recording, in the order of (load, tid, time)."""
-    columns = ["load_id", "tid", "t_ns", "window", "kind", "tgid", "comm"]
+    columns = ["load_id", "tid", "t_ns", "window", "kind", "tgid", "comm", "owner"]
     # One line per snapshot; a stable sort keeps the recording's order within one ns.
     distinct = snapshots[columns].drop_duplicates(columns[:5], keep="last")
     distinct = distinct.sort_values(["load_id", "tid", "t_ns"], kind="stable")
     found: list[Span] = []
-    thread: list[tuple[Key, int, str]] = []
-    for load_id, tid, t_ns, window, kind, tgid, comm in _rows(distinct, columns):
+    thread: list[_Seen] = []
+    for load_id, tid, t_ns, window, kind, tgid, comm, owner in _rows(distinct, columns):
         key = Key(load_id, tid, t_ns, window, kind)
         if thread and thread[0][0][:2] != key[:2]:
             found += _thread_spans(thread)
             thread = []
-        thread.append((key, tgid, comm))
+        thread.append(_Seen(key, tgid, comm, owner))
     if thread:
         found += _thread_spans(thread)
     return found
 
 
-def _thread_spans(thread: Sequence[tuple[Key, int, str]]) -> Iterator[Span]:
+_ENDS = {"begin": "end", "work-begin": "work-end"}
+
+
+def _thread_spans(thread: Sequence[_Seen]) -> Iterator[Span]:
     """The spans of one thread of one load, from its snapshots in time order."""
-    _, tgid, comm = thread[-1]
-    if not any(key.kind == "begin" for key, _, _ in thread):
+    if not any(seen.key.kind in _ENDS for seen in thread):
         yield from _unmarked(thread)
         return
-    begin: Key | None = None
-    last: Key | None = None
-    for key, _, _ in thread:
-        if key.kind == "begin":
+    begin: _Seen | None = None
+    last: _Seen | None = None
+    for seen in thread:
+        key = seen.key
+        if key.kind in _ENDS:
             if begin and last:
-                yield Span(begin, last, tgid, comm, True, False)
-            begin, last = key, None
-        elif begin and key.kind == "end" and key.window == begin.window:
-            yield Span(begin, key, tgid, comm, True, True)
+                yield _span(begin, last, marked=True, whole=False)
+            begin, last = seen, None
+        elif begin and key.kind == _ENDS[begin.key.kind] and key.window == begin.key.window:
+            yield _span(begin, seen, marked=True, whole=True)
             begin = last = None
         elif begin and key.kind in ("poll", "exit"):
-            last = key
+            last = seen
     if begin:
-        yield Span(begin, last or begin, tgid, comm, True, False)
+        yield _span(begin, last or begin, marked=True, whole=False)
 
 
-def _unmarked(thread: Sequence[tuple[Key, int, str]]) -> Iterator[Span]:
+def _span(first: _Seen, last: _Seen, *, marked: bool, whole: bool) -> Span:
+    return Span(first.key, last.key, last.tgid, last.comm, marked, whole, last.owner)
+
+
+def _unmarked(thread: Sequence[_Seen]) -> Iterator[Span]:
     """Lives of a thread (and of the next one with its number), fork to exit."""
-    first: Key | None = None
-    previous: tuple[Key, int, str] | None = None
-    for key, tgid, comm in thread:
-        if key.kind == "fork" and first and previous:
-            yield Span(first, previous[0], previous[1], previous[2], False, True)
+    first: _Seen | None = None
+    previous: _Seen | None = None
+    for seen in thread:
+        if seen.key.kind == "fork" and first and previous:
+            yield _span(first, previous, marked=False, whole=True)
             first = None
-        first = first or key
-        previous = (key, tgid, comm)
-        if key.kind == "exit":
-            yield Span(first, key, tgid, comm, False, True)
+        first = first or seen
+        previous = seen
+        if seen.key.kind == "exit":
+            yield _span(first, seen, marked=False, whole=True)
             first = previous = None
     if first and previous:
-        yield Span(first, previous[0], previous[1], previous[2], False, True)
+        yield _span(first, previous, marked=False, whole=True)
 
 
 Cells = dict[str, tuple[int, ...]]
@@ -199,6 +218,9 @@ def thread_rows(
 ) -> list[dict[str, object]]:
     """The contract's ``threads`` list of one load: the main thread first, then by start.
 
+    ``owner`` is the thread that a worker worked for, None for the loader's own; a worker's
+    ``wall_ns`` is what it worked for it.
+
     ``wall_ns`` is the loader's own clock (``clock`` "loader"); the tracer's where the
     loader said nothing, which then proves nothing about closure (``clock`` "tracer").
     ``wake_ns`` is the part of its runnable time that lies between a wakeup and a CPU.
@@ -226,6 +248,7 @@ def thread_rows(
             {
                 "tid": tid,
                 "comm": mine[-1].comm if mine else comms.get(tid, ""),
+                "owner": (mine[-1].owner or None) if mine else None,
                 "wall_ns": wall,
                 "clock": "loader" if clocked else "tracer",
                 "sched_run_ns": sum(c.run_ns for c in windows.values()) if clocked else None,

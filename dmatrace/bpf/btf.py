@@ -12,10 +12,12 @@ import os
 from functools import lru_cache
 from typing import Any
 
-from dmatrace.bpf.libbpf import library
+from dmatrace.bpf.hook import Hook
+from dmatrace.bpf.libbpf import btf_fd, library
 from dmatrace.errors import CannotHere
 
-VMLINUX = "/sys/kernel/btf/vmlinux"
+DIRECTORY = "/sys/kernel/btf"
+VMLINUX = f"{DIRECTORY}/vmlinux"
 
 # include/uapi/linux/btf.h
 _KIND_STRUCT, _KIND_UNION, _KIND_ENUM, _KIND_FUNC = 4, 5, 6, 12
@@ -60,8 +62,8 @@ class _Enum(ctypes.Structure):
 
 def _libbpf() -> Any:
     lib = library()
-    lib.btf__parse.restype = ctypes.c_void_p
-    lib.btf__parse.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
+    lib.btf__parse_split.restype = ctypes.c_void_p
+    lib.btf__parse_split.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
     lib.btf__find_by_name_kind.restype = ctypes.c_int32
     lib.btf__find_by_name_kind.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32]
     lib.btf__type_by_id.restype = ctypes.POINTER(_Type)
@@ -74,14 +76,16 @@ def _libbpf() -> Any:
 class Btf:
     """Type look-ups by name; offsets in bytes."""
 
-    def __init__(self, path: str = VMLINUX) -> None:
+    def __init__(self, path: str = VMLINUX, base: Btf | None = None) -> None:
         if not os.path.exists(path):
             raise CannotHere(
                 f"this kernel has no type information ({path} is missing)",
                 do="boot a kernel built with CONFIG_DEBUG_INFO_BTF=y (all current distributions')",
             )
         self._lib = _libbpf()
-        self._btf = self._lib.btf__parse(path.encode(), None)
+        # A module's BTF goes on where the kernel's ends.
+        under = base._btf if base else None
+        self._btf: int | None = self._lib.btf__parse_split(path.encode(), under)
         if not self._btf:
             raise CannotHere(
                 f"libbpf cannot read {path}: {os.strerror(ctypes.get_errno())}",
@@ -162,3 +166,26 @@ class Btf:
 def kernel_btf() -> Btf:
     """The running kernel's BTF, parsed once.  Raises CannotHere without one."""
     return Btf()
+
+
+def has_module(name: str) -> bool:
+    """Whether a module is loaded."""
+    return os.path.isdir(f"/sys/module/{name}")
+
+
+@lru_cache
+def _module_btf(name: str) -> tuple[Btf, int] | None:
+    """A loaded module's BTF and a fd of it (kept), or None where it was built without."""
+    path = f"{DIRECTORY}/{name}"
+    fd = btf_fd(name) if os.path.exists(path) else None
+    return None if fd is None else (Btf(path, kernel_btf()), fd)
+
+
+def function_btf(hook: Hook, function: str) -> tuple[int, int] | None:
+    """(type number, fd of the module's BTF or 0) of a function, or None if BTF lacks it."""
+    if not hook.module:
+        number = kernel_btf().function(function)
+        return None if number is None else (number, 0)
+    found = _module_btf(hook.module)
+    number = found[0].function(function) if found else None
+    return None if found is None or number is None else (number, found[1])

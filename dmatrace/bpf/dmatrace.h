@@ -14,11 +14,12 @@
 #define HOOK_MAX 64    /* hooks in the table; power of two                */
 #define DEPTH_MAX 16   /* nested hooks; deepest seen is 7 (write fault)    */
 #define COUNTER_MAX 16
+#define PHASE_OUTER 0xff  /* of a hook that stays in the phase around it */
 
 enum mode { MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE };
 
 enum event_type { EV_SNAPSHOT = 1, EV_REQUEST, EV_BUFFER, EV_INTERVAL };
-enum snap_kind { SNAP_BEGIN = 1, SNAP_END, SNAP_FORK, SNAP_EXIT };
+enum snap_kind { SNAP_BEGIN = 1, SNAP_END, SNAP_FORK, SNAP_EXIT, SNAP_WORK_BEGIN, SNAP_WORK_END };
 enum buffer_kind { BUFFER_EXPORT = 1, BUFFER_RELEASE };
 
 enum counter {
@@ -33,6 +34,11 @@ enum counter {
 	COUNT_ORPHAN_EXITS,     /* exits without an entry (attached late) */
 	COUNT_OVERFLOWS,        /* entries beyond DEPTH_MAX               */
 	COUNT_WAKE_NS,          /* runnable after a wakeup, until on a CPU */
+	COUNT_SPLICE_CACHE,     /* filemap_splice_read: cache -> pipe, by reference */
+	COUNT_SPLICE_SHMEM,     /* shmem_file_splice_read: the same of a tmpfs file */
+	COUNT_SPLICE_PAGES,     /* copy_splice_read: read into the pipe's own pages */
+	COUNT_SPLICE_WRITE,     /* iter_file_splice_write: pipe -> file   */
+	COUNT_COPY_STREAM,      /* dmatrace_loader_stream_write           */
 };
 
 struct cell {
@@ -63,6 +69,8 @@ struct thread {
 	u32 phase;              /* of the innermost frame */
 	u32 mode;
 	u64 woken;              /* when, until it is on a CPU; else 0 */
+	u32 owner;              /* tid it works for, where it is a worker; else 0 */
+	u32 reserved;
 	u64 counters[COUNTER_MAX];
 	u32 hits[HOOK_MAX];
 	struct cell cells[PHASE_MAX];
@@ -99,6 +107,8 @@ struct interval_event {
 	u32 phase;
 	u32 tid;
 	u32 tgid;
+	u32 hook;
+	u32 reserved;
 	u64 start;
 	u64 end;
 };

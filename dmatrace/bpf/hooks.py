@@ -10,57 +10,8 @@ Per-page rows are few on purpose: they decide what tracing costs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-# Handlers in handlers.c; their position is what the attach cookie carries.
-ENTRY_HANDLERS = ("none", "filemap_read", "memfd_pin", "release")
-EXIT_HANDLERS = (
-    "none",
-    "filemap_read",
-    "perform_write",
-    "shmem_read",
-    "dio_bytes",
-    "dio_pointer",
-    "shmem_alloc",
-    "pin_pages",
-    "memfd_pin",
-    "export",
-)
-
-
-@dataclass(frozen=True)
-class Hook:
-    """A pair of probes, on entry and return of a function, that owns a phase.
-
-    ``on_entry`` and ``on_exit`` name handlers of handlers.c; ``interval``
-    also reports each call as (start, end) for the overlap of allocation and
-    I/O; ``per_page`` marks rows that fire for every page on some path.
-    """
-
-    name: str
-    phase: str
-    candidates: tuple[str, ...]
-    hides: str
-    on_entry: str = "none"
-    on_exit: str = "none"
-    interval: bool = False
-    per_page: bool = False
-
-
-@dataclass(frozen=True)
-class Tap:
-    """A tracepoint, or a function entry, that counts and opens no phase.
-
-    ``events`` must all be present (tracefs names); ``source`` is the C file
-    that holds the handlers and is compiled only then.
-    """
-
-    name: str
-    events: tuple[str, ...]
-    source: str
-    hides: str
-    required: bool = False
-
+from dmatrace.bpf.hook import Hook, Tap
+from dmatrace.bpf.hooks_module import MODULE_HOOKS
 
 HOOKS: tuple[Hook, ...] = (
     # Number 0 is the system call itself: raw_syscalls, in tasks.c.
@@ -95,10 +46,10 @@ HOOKS: tuple[Hook, ...] = (
     ),
     Hook(
         "memfd_pin_folios",
-        "udmabuf",
+        None,  # of UDMABUF_CREATE, or of the loader module's read into a memfd
         # Linux kernel commit 89c1905d9c14 "mm/gup: introduce memfd_pin_folios()" (in v6.11)
         ("memfd_pin_folios",),
-        "bytes that udmabuf keeps pinned",
+        "bytes that udmabuf, and reads into a memfd by the loader module, keep pinned",
         on_entry="memfd_pin",
         on_exit="memfd_pin",
     ),
@@ -145,6 +96,19 @@ HOOKS: tuple[Hook, ...] = (
         ("handle_mm_fault",),
         "page faults (shown as user, gup or copy)",
         per_page=True,
+    ),
+    Hook(
+        "filemap_fault",
+        "page-cache",
+        ("filemap_fault",),
+        "lookup and waiting by faults on file mappings (shown as fault)",
+    ),
+    Hook(
+        # Maps up to fault_around_bytes (64 KiB) of cached pages at once.
+        "filemap_map_pages",
+        "fault",
+        ("filemap_map_pages",),
+        "how many faults on file mappings were served from the page cache",
     ),
     Hook(
         "pin_user_pages_fast",
@@ -206,6 +170,7 @@ HOOKS: tuple[Hook, ...] = (
         "dio",
         ("__iomap_dio_rw",),
         "direct I/O through iomap (shown as syscall time)",
+        on_entry="dio_submit",
         on_exit="dio_pointer",
     ),
     Hook(
@@ -213,7 +178,8 @@ HOOKS: tuple[Hook, ...] = (
         "dio",
         ("iomap_dio_complete",),
         "bytes of direct I/O, and so the verdict whether it was direct",
-        on_exit="dio_bytes",
+        on_entry="dio_complete",
+        on_exit="dio_complete",
     ),
     Hook(
         "__blockdev_direct_IO",
@@ -228,6 +194,59 @@ HOOKS: tuple[Hook, ...] = (
         ("blkdev_direct_IO",),
         "direct I/O on block devices",
         on_exit="dio_bytes",
+    ),
+    Hook(
+        "splice_direct_to_actor",
+        "splice",
+        ("splice_direct_to_actor",),
+        "sendfile(2) (shown as syscall time)",
+    ),
+    Hook("do_splice", "splice", ("do_splice",), "splice(2) (shown as syscall time)"),
+    Hook(
+        "filemap_splice_read",
+        "splice",
+        # Linux kernel commit 07073eb01c5f "splice: Add a func to do a splice from a buffered
+        # file without ITER_PIPE" (in v6.3)
+        ("filemap_splice_read",),
+        "bytes that a pipe takes from the page cache, and so the verdict on them",
+        on_exit="splice_cache",
+        unless="generic_file_splice_read",
+    ),
+    Hook(
+        "generic_file_splice_read",
+        "splice",
+        # Before: filemap_read() or direct I/O into an iterator that is the pipe.
+        ("generic_file_splice_read",),
+        "bytes that a pipe takes from a file: from the page cache they are shown as copied",
+        on_entry="splice_pipe",
+        on_exit="splice_pipe",
+        unless="filemap_splice_read",
+    ),
+    Hook(
+        "copy_splice_read",
+        "splice",
+        # Linux kernel commit 69df79a45111 "splice: Rename direct_splice_read() to
+        # copy_splice_read()" (in v6.5)
+        ("copy_splice_read", "direct_splice_read"),
+        "bytes that are read into the pipe's own pages (O_DIRECT)",
+        on_exit="splice_pages",
+        unless="generic_file_splice_read",
+    ),
+    Hook(
+        "shmem_file_splice_read",
+        "splice",
+        # Linux kernel commit bd194b187115 "shmem: Implement splice-read" (in v6.5)
+        ("shmem_file_splice_read",),
+        "bytes that a pipe takes from a tmpfs file",
+        on_exit="splice_shmem",
+        unless="generic_file_splice_read",
+    ),
+    Hook(
+        "iter_file_splice_write",
+        "splice",
+        ("iter_file_splice_write",),
+        "bytes that leave a pipe into a file",
+        on_exit="splice_write",
     ),
     Hook("submit_bio", "submit", ("submit_bio",), "submission of bios (shown as dio or readahead)"),
     Hook(
@@ -268,9 +287,26 @@ HOOKS: tuple[Hook, ...] = (
         ("shmem_evict_inode",),
         "freeing of memfds (shown as user or syscall)",
     ),
+    Hook(
+        "io_wq_submit_work",
+        "syscall",
+        ("io_wq_submit_work",),
+        "io_uring requests that go to io-wq workers: their time, bytes and block requests",
+        on_entry="io_wq_work",
+        program="work",
+        members=("task_struct_worker_private", "io_worker_wq", "io_wq_task"),
+    ),
+    *MODULE_HOOKS,
 )
 
+DIO_TAP = Tap(
+    "asynchronous dio",
+    ("iomap:iomap_dio_complete",),
+    "direct.c",
+    "bytes of asynchronous direct I/O (io_uring, aio)",
+)
 TAPS: tuple[Tap, ...] = (
+    DIO_TAP,
     Tap(
         "tasks",
         (
@@ -307,45 +343,21 @@ TAPS: tuple[Tap, ...] = (
     ),
 )
 
-# The release of a bio's pinned pages: an entry without phase, and only useful with block.c.
+# Function entries without phase, which only the taps' C files can use.
 BIO_RELEASE = Hook(
-    "bio release", "dio", ("__bio_release_pages",), "when direct I/O's pinned pages are released"
+    "bio release",
+    None,
+    ("__bio_release_pages",),
+    "when direct I/O's pinned pages are released",
+    program="bio_release",
+    entry_only=True,
 )
-
-# struct, member path(s, newest first), constant's name.
-OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("task_struct", ("pid",), "task_struct_pid"),
-    ("task_struct", ("tgid",), "task_struct_tgid"),
-    ("request", ("bio",), "request_bio"),
-    ("request", ("__data_len",), "request___data_len"),
-    ("request", ("__sector",), "request___sector"),
-    ("request", ("cmd_flags",), "request_cmd_flags"),
-    ("bio", ("bi_iter.bi_size",), "bio_bi_size"),
-    ("dma_buf", ("size",), "dma_buf_size"),
-    ("dma_buf", ("file",), "dma_buf_file"),
-    ("dma_buf", ("exp_name",), "dma_buf_exp_name"),
-    ("file", ("f_inode",), "file_f_inode"),
-    ("inode", ("i_ino",), "inode_i_ino"),
-    ("dentry", ("d_fsdata",), "dentry_d_fsdata"),
-    ("folio", ("flags",), "folio_flags"),
-    ("folio", ("_flags_1", "_folio_order"), "folio_order"),
+# Where the tap of this name is not there.
+DIO_COMPLETE = Hook(
+    DIO_TAP.name,
+    None,
+    ("iomap_dio_complete",),
+    DIO_TAP.hides,
+    program="dio_complete",
+    entry_only=True,
 )
-
-
-@dataclass(frozen=True)
-class Abi:
-    """Where an architecture passes arguments: members of struct pt_regs.
-
-    The first three serve functions and system calls alike, the fourth only
-    system calls; ``prctl`` is the number of prctl(2).
-    """
-
-    arguments: tuple[str, str, str, str]
-    result: str
-    prctl: int
-
-
-ABIS: dict[str, Abi] = {
-    "x86_64": Abi(("di", "si", "dx", "r10"), "ax", 157),
-    "aarch64": Abi(("regs[0]", "regs[1]", "regs[2]", "regs[3]"), "regs[0]", 167),
-}

@@ -12,11 +12,12 @@ PHASE_MAX = 32
 HOOK_MAX = 64
 DEPTH_MAX = 16
 COUNTER_MAX = 16
+PHASE_OUTER = 0xFF
 
 MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE = range(3)
 EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL = 1, 2, 3, 4
 BUFFER_KINDS = {1: "export", 2: "release"}
-SNAP_KINDS = {1: "begin", 2: "end", 3: "fork", 4: "exit"}
+SNAP_KINDS = {1: "begin", 2: "end", 3: "fork", 4: "exit", 5: "work-begin", 6: "work-end"}
 
 # enum counter, in order; the names are the recording's.
 COUNTERS: tuple[str, ...] = (
@@ -31,6 +32,11 @@ COUNTERS: tuple[str, ...] = (
     "orphan_exits",
     "overflows",
     "wake_ns",
+    "splice_cache_bytes",
+    "splice_shmem_bytes",
+    "splice_pages_bytes",
+    "splice_write_bytes",
+    "copy_stream_bytes",
 )
 
 u32, u64 = ctypes.c_uint32, ctypes.c_uint64
@@ -66,6 +72,8 @@ class Thread(ctypes.Structure):
         ("phase", u32),
         ("mode", u32),
         ("woken", u64),
+        ("owner", u32),
+        ("reserved", u32),
         ("counters", u64 * COUNTER_MAX),
         ("hits", u32 * HOOK_MAX),
         ("cells", Cell * PHASE_MAX),
@@ -113,13 +121,15 @@ class Buffer(ctypes.Structure):
 
 
 class Interval(ctypes.Structure):
-    """struct interval_event: one call of an allocating hook."""
+    """struct interval_event: one call of a hook that reports its calls."""
 
     _fields_ = (
         ("type", u32),
         ("phase", u32),
         ("tid", u32),
         ("tgid", u32),
+        ("hook", u32),
+        ("reserved", u32),
         ("start", u64),
         ("end", u64),
     )

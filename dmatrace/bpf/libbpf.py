@@ -108,8 +108,46 @@ def _checked(result: int, what: str) -> int:
     return result
 
 
+class _BtfInfo(ctypes.Structure):
+    """struct bpf_btf_info."""
+
+    _fields_ = (
+        ("btf", ctypes.c_uint64),
+        ("btf_size", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("name", ctypes.c_uint64),
+        ("name_len", ctypes.c_uint32),
+        ("kernel_btf", ctypes.c_uint32),
+    )
+
+
+def btf_fd(module: str) -> int | None:
+    """A fd of a module's BTF, which fentry programs are loaded against; None: there is none."""
+    lib = library()
+    number = ctypes.c_uint32(0)
+    while lib.bpf_btf_get_next_id(number, ctypes.byref(number)) == 0:
+        fd = int(lib.bpf_btf_get_fd_by_id(number))
+        if fd < 0:  # gone meanwhile
+            continue
+        name = ctypes.create_string_buffer(64)
+        info = _BtfInfo(name=ctypes.addressof(name), name_len=len(name))
+        size = ctypes.c_uint32(ctypes.sizeof(info))
+        said = lib.bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size))
+        if said == 0 and info.kernel_btf and name.value == module.encode():
+            return fd
+        os.close(fd)
+    return None
+
+
 def load(
-    name: str, kind: int, instructions: int, size: int, *, attach_type: int = 0, btf_id: int = 0
+    name: str,
+    kind: int,
+    instructions: int,
+    size: int,
+    *,
+    attach_type: int = 0,
+    btf_id: int = 0,
+    btf_fd: int = 0,
 ) -> int:
     """BPF_PROG_LOAD of ``size`` bytes at ``instructions``; the program's fd.
 
@@ -123,6 +161,7 @@ def load(
             sz=ctypes.sizeof(_LoadOptions),
             expected_attach_type=attach_type,
             attach_btf_id=btf_id,
+            attach_btf_obj_fd=btf_fd,
             log_level=log_level,
             log_size=len(log) if log else 0,
             log_buf=ctypes.cast(log, ctypes.c_char_p) if log else None,

@@ -26,7 +26,7 @@ KFUNC_PROBE(bio_release)
 #endif
 
 #ifdef WITH_KPROBE
-int kprobe_bio_release(void *ctx)
+int kprobe_bio_release_entry(void *ctx)
 {
 	return bio_released(REGISTER(ctx, OFF_ARG0));
 }

@@ -35,7 +35,7 @@ KFUNC_PROBE(any_hook)
 		func_arg(ctx, 0, &a0);
 		func_arg(ctx, 1, &a1);
 		func_arg(ctx, 2, &a2);
-		on_entry(f, COOKIE_ENTRY(cookie), a0, a1, a2);
+		on_entry(t, f, COOKIE_ENTRY(cookie), a0, a1, a2);
 	}
 	return 0;
 }
@@ -61,7 +61,7 @@ KRETFUNC_PROBE(any_hook)
 #ifdef WITH_KPROBE
 #define REGISTER(ctx, offset) (*(u64 *)((char *)(ctx) + (offset)))
 
-int kprobe_entry(void *ctx)
+int kprobe_any_hook_entry(void *ctx)
 {
 	struct thread *t = current_thread();
 	struct frame *f;
@@ -72,12 +72,12 @@ int kprobe_entry(void *ctx)
 	cookie = attach_cookie(ctx);
 	f = enter(t, COOKIE_HOOK(cookie), COOKIE_PHASE(cookie));
 	if (f && COOKIE_ENTRY(cookie))
-		on_entry(f, COOKIE_ENTRY(cookie), REGISTER(ctx, OFF_ARG0),
+		on_entry(t, f, COOKIE_ENTRY(cookie), REGISTER(ctx, OFF_ARG0),
 			 REGISTER(ctx, OFF_ARG1), REGISTER(ctx, OFF_ARG2));
 	return 0;
 }
 
-int kprobe_exit(void *ctx)
+int kprobe_any_hook_exit(void *ctx)
 {
 	struct thread *t = current_thread();
 	struct frame *f;

@@ -19,27 +19,13 @@ from importlib import resources
 from typing import Any
 
 from dmatrace.bpf import layout, libbpf
-from dmatrace.bpf.btf import Btf, kernel_btf
-from dmatrace.bpf.hooks import (
-    ABIS,
-    BIO_RELEASE,
-    ENTRY_HANDLERS,
-    EXIT_HANDLERS,
-    HOOKS,
-    OFFSETS,
-    Tap,
-)
-from dmatrace.bpf.resolve import Attachment, check_names, describe, options, taps
+from dmatrace.bpf.btf import kernel_btf
+from dmatrace.bpf.constants import constants, lacking
+from dmatrace.bpf.hook import ENTRY_HANDLERS, EXIT_HANDLERS, Tap
+from dmatrace.bpf.hooks import BIO_RELEASE, DIO_COMPLETE, DIO_TAP, HOOKS
+from dmatrace.bpf.resolve import Attachment, check_names, describe, exists, options, taps
 from dmatrace.errors import CannotHere, DmatraceError
-from dmatrace.phases import PHASE_ID, PHASES
-
-# First argument of the loaders' marker prctl: no option of prctl(2), which answers EINVAL.
-MARKER = 0x444D5452  # "DMTR"
-
-THREADS_MAX = 4096
-FILES_MAX = 16384
-REQUESTS_MAX = 16384
-RING_PAGES = 2048  # 8 MiB: 20,000 requests beside 3,000 snapshots between two polls
+from dmatrace.phases import PHASE_ID
 
 _RAW = {
     "tasks.c": (
@@ -50,6 +36,7 @@ _RAW = {
         "sched_process_fork",
         "sched_process_exit",
     ),
+    "direct.c": ("iomap_dio_complete",),
     "block.c": ("block_bio_queue", "block_split", "block_rq_issue", "block_rq_complete"),
 }
 _FILEMAP = ("mm_filemap_add_to_page_cache", "mm_filemap_delete_from_page_cache")
@@ -85,63 +72,11 @@ def check_machine(without: Collection[str]) -> None:
     taps(without)
 
 
-def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
-    """What the C files take from outside: numbers of phases and handlers, offsets, map sizes."""
-    machine = platform.machine()
-    if machine not in ABIS:
-        raise CannotHere(
-            f"the registers of {machine} are not in the table",
-            do="add them to ABIS in dmatrace/bpf/hooks.py",
-        )
-    abi = ABIS[machine]
-    values = {
-        "HOOK_SYSCALL": 0,
-        "MARKER": MARKER,
-        "NR_PRCTL": abi.prctl,
-        "THREADS_MAX": THREADS_MAX,
-        "FILES_MAX": FILES_MAX,
-        "REQUESTS_MAX": REQUESTS_MAX,
-        "RING_PAGES": RING_PAGES,
-        "FOLLOW_FORK": int(follow_fork),
-    }
-    values |= {f"PHASE_{_constant(phase)}": n for n, phase in enumerate(PHASES)}
-    values |= {f"ENTRY_{_constant(name)}": n for n, name in enumerate(ENTRY_HANDLERS)}
-    values |= {f"EXIT_{_constant(name)}": n for n, name in enumerate(EXIT_HANDLERS)}
-    for struct, paths, name in OFFSETS:
-        offset = next((o for p in paths if (o := btf.offset(struct, p)) is not None), None)
-        if offset is None:
-            raise CannotHere(
-                f"this kernel's struct {struct} has no member {' or '.join(paths)}",
-                do="report the kernel version: OFFSETS in dmatrace/bpf/hooks.py needs a row",
-            )
-        values[f"OFF_{name}"] = offset
-    head = btf.enum_value("pageflags", "PG_head")
-    if head is None:
-        raise CannotHere("this kernel's enum pageflags has no PG_head", do="report the kernel")
-    values["BIT_PG_head"] = head
-    for number, register in enumerate(abi.arguments):
-        values[f"OFF_ARG{number}"] = _register(btf, register)
-    values["OFF_RETURN"] = _register(btf, abi.result)
-    return values
-
-
-def _register(btf: Btf, name: str) -> int:
-    base, _, index = name.partition("[")
-    offset = btf.offset("pt_regs", base)
-    if offset is None:
-        raise CannotHere(f"struct pt_regs has no {base}", do="report the kernel")
-    return offset + 8 * int(index.rstrip("]") or 0)
-
-
-def _constant(name: str) -> str:
-    return name.upper().replace("-", "_")
-
-
 def source(present: Collection[Tap]) -> str:
     """The C text: one translation unit, because bcc rewrites only its main file."""
     package = resources.files("dmatrace.bpf")
-    names = ["dmatrace.h", "stack.c", "handlers.c", "probes.c"]
-    names += [tap.source for tap in present]
+    names = ["dmatrace.h", "stack.c", "handlers.c", "probes.c", "work.c", "direct.c"]
+    names += [tap.source for tap in present if tap.source not in names]
     if any(tap.source == "block.c" for tap in present):
         names.append("pins.c")
     return "".join(f'#line 1 "{name}"\n{(package / name).read_text()}\n' for name in names)
@@ -152,7 +87,7 @@ def cookie(item: Attachment) -> int:
     hook = item.hook
     return (
         item.number
-        | PHASE_ID[hook.phase] << 8
+        | (layout.PHASE_OUTER if hook.phase is None else PHASE_ID[hook.phase]) << 8
         | int(hook.interval) << 16
         | ENTRY_HANDLERS.index(hook.on_entry) << 24
         | EXIT_HANDLERS.index(hook.on_exit) << 32
@@ -209,11 +144,18 @@ class Program:
         bcc = import_bcc()
         btf = kernel_btf()
         found = taps(without)
-        wanted = [
-            (hook, n, options(hook, n, mode, btf.function) if hook.name not in without else [])
-            for n, hook in enumerate(HOOKS, start=1)
-        ]
         present = [tap for tap, there in found if there]
+        hooks = [(hook, n) for n, hook in enumerate(HOOKS, start=1) if exists(hook)]
+        if DIO_TAP not in present and DIO_TAP.name not in without:
+            hooks.append((DIO_COMPLETE, 0))
+            found.remove((DIO_TAP, False))
+        if any(tap.source == "block.c" for tap in present):
+            hooks.append((BIO_RELEASE, 0))
+        missing = lacking(btf)
+        wanted = [
+            (hook, n, options(hook, n, mode, missing) if hook.name not in without else [])
+            for hook, n in hooks
+        ]
         flags = [f"-D{k}={v}" for k, v in constants(btf, follow_fork=follow_fork).items()]
         flags += [f"-DWITH_{b.upper()}" for b in ("fentry", "kprobe") if mode in ("auto", b)]
         # Headers of 7.x, which bcc itself includes, use Microsoft's anonymous members.
@@ -221,9 +163,6 @@ class Program:
         try:
             self.bpf = self._compile(bcc, source(present), flags)
             attached = [self._attach_first(Attachment(hook, n), ways) for hook, n, ways in wanted]
-            if any(tap.source == "block.c" for tap in present):
-                ways = options(BIO_RELEASE, 0, mode, btf.function)
-                attached.append(self._attach_first(Attachment(BIO_RELEASE, 0), ways))
             self._load_taps(bcc.BPF, present)
         except BaseException:
             self.close()
@@ -271,20 +210,18 @@ class Program:
         return absent
 
     def _attach(self, item: Attachment) -> None:
-        function, carried = str(item.function), cookie(item)
-        pair = item.hook is not BIO_RELEASE
+        function, carried, program = str(item.function), cookie(item), item.hook.program
         # The exit first: an entry alone would leave its frame open.
         attachers: list[Callable[[], list[int]]] = []
-        for on_return in (True, False) if pair else (False,):
+        for on_return in (False,) if item.hook.entry_only else (True, False):
             if item.backend == "fentry":
-                program = self._tracing(item, "any_hook" if pair else "bio_release", on_return)
+                fd = self._tracing(item, program, on_return)
                 kind = libbpf.TRACE_FEXIT if on_return else libbpf.TRACE_FENTRY
-                attachers.append(partial(libbpf.attach_tracing, program, kind, carried))
+                attachers.append(partial(libbpf.attach_tracing, fd, kind, carried))
             else:
-                name = "kprobe_exit" if on_return else "kprobe_entry"
-                program = self._kprobe(name if pair else "kprobe_bio_release")
+                fd = self._kprobe(f"kprobe_{program}_{'exit' if on_return else 'entry'}")
                 attachers.append(
-                    partial(libbpf.attach_kprobe, program, function, carried, on_return=on_return)
+                    partial(libbpf.attach_kprobe, fd, function, carried, on_return=on_return)
                 )
         links: list[int] = []
         try:
@@ -318,6 +255,7 @@ class Program:
             size,
             attach_type=libbpf.TRACE_FEXIT if on_return else libbpf.TRACE_FENTRY,
             btf_id=item.btf_id,
+            btf_fd=item.btf_fd,
         )
         self._fds.append(fd)
         return fd

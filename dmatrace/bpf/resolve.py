@@ -12,7 +12,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from dmatrace.bpf.hooks import HOOKS, TAPS, Hook, Tap
+from dmatrace.bpf.btf import function_btf, has_module
+from dmatrace.bpf.hook import Hook, Tap
+from dmatrace.bpf.hooks import HOOKS, TAPS
 from dmatrace.errors import CannotHere, UsageError
 
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
@@ -51,7 +53,8 @@ def has_event(event: str) -> bool:
 class Attachment:
     """One hook on this kernel: the function and the backend to try, or None twice.
 
-    ``btf_id`` is the function's type number for fentry; 0 for a kprobe.
+    ``btf_id`` is the function's type number for fentry, ``btf_fd`` the module's
+    BTF it is in; 0 for the kernel itself, and both for a kprobe.
     """
 
     hook: Hook
@@ -59,6 +62,7 @@ class Attachment:
     function: str | None = None
     backend: str | None = None
     btf_id: int = 0
+    btf_fd: int = 0
 
 
 def describe(
@@ -89,19 +93,34 @@ def describe(
     return rows
 
 
-Lookup = Callable[[str], int | None]
+Lookup = Callable[[Hook, str], tuple[int, int] | None]
 
 
-def options(hook: Hook, number: int, mode: str, lookup: Lookup) -> list[Attachment]:
-    """Every way to attach a hook here, best first: newest name, fentry before kprobe."""
-    found = []
+def exists(hook: Hook) -> bool:
+    """Whether this kernel could have the row at all: where not, nothing is hidden without it."""
+    if hook.module and not has_module(hook.module):
+        return False
+    present = traceable_functions()
+    return hook.unless not in present or any(name in present for name in hook.candidates)
+
+
+def options(
+    hook: Hook, number: int, mode: str, missing: Collection[str], lookup: Lookup = function_btf
+) -> list[Attachment]:
+    """Every way to attach a hook here, best first: newest name, fentry before kprobe.
+
+    ``missing`` are the optional members that this kernel's structures lack.
+    """
+    found: list[Attachment] = []
+    if any(member in missing for member in hook.members):
+        return found
     for function in hook.candidates:
         if function not in traceable_functions():
             continue
         for backend in BACKENDS[mode]:
-            btf_id = lookup(function) if backend == "fentry" else 0
-            if btf_id is not None:
-                found.append(Attachment(hook, number, function, backend, btf_id))
+            place = lookup(hook, function) if backend == "fentry" else (0, 0)
+            if place is not None:
+                found.append(Attachment(hook, number, function, backend, *place))
     return found
 
 

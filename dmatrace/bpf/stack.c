@@ -63,6 +63,8 @@ static __always_inline struct frame *enter(struct thread *t, u32 hook, u32 phase
 	struct frame *f;
 	u32 depth;
 
+	if (phase == PHASE_OUTER)
+		phase = t->phase;
 	charge(t, now);
 	t->mode = MODE_CPU;
 	t->hits[hook & (HOOK_MAX - 1)] += 1;
@@ -89,11 +91,11 @@ static __always_inline void unwind(struct thread *t, u32 depth)
 	t->phase = depth ? t->stack[(depth - 1) & (DEPTH_MAX - 1)].phase : PHASE_USER;
 }
 
-static __always_inline void emit_interval(struct thread *t, u32 phase, u64 start, u64 end)
+static __always_inline void emit_interval(struct thread *t, struct frame *f, u64 end)
 {
 	struct interval_event e = {
-		.type = EV_INTERVAL, .phase = phase, .tid = t->tid, .tgid = t->tgid,
-		.start = start, .end = end,
+		.type = EV_INTERVAL, .phase = f->phase, .tid = t->tid, .tgid = t->tgid,
+		.hook = f->hook, .start = f->start, .end = end,
 	};
 
 	if (events.ringbuf_output(&e, sizeof(e), BPF_RB_NO_WAKEUP))
@@ -137,7 +139,7 @@ static __always_inline struct frame *leave(struct thread *t, u32 hook, u32 inter
 	}
 	unwind(t, depth - 1);
 	if (interval)
-		emit_interval(t, f->phase, f->start, now);
+		emit_interval(t, f, now);
 	return f;
 }
 

@@ -4,11 +4,6 @@
  * and end.  Raw tracepoints, because their cost is paid by every task of the
  * machine: one map lookup for a thread that is not ours.
  */
-static __always_inline u32 task_pid(u64 task)
-{
-	return load32(task + OFF_task_struct_pid);
-}
-
 RAW_TRACEPOINT_PROBE(sys_enter)
 {
 	struct thread *t = current_thread();

@@ -12,12 +12,13 @@ import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import NoReturn
 
 from dmatrace import __version__
-from dmatrace.cli import lab, record, report
+from dmatrace.cli import lab, record, report, strategies
 from dmatrace.errors import DmatraceError
 
-VERBS: tuple[ModuleType, ...] = (record, report, lab)
+VERBS: tuple[ModuleType, ...] = (record, report, strategies, lab)
 
 _EXAMPLES = """\
 examples:
@@ -27,9 +28,16 @@ examples:
 """
 
 
+class _Parser(argparse.ArgumentParser):
+    """Errors in one line: cause and next step."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} -h\n")
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line; man page, completion and docs are made from it."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="dmatrace",
         description="Where the time and the page cache of a dma-buf load go.",
         epilog=_EXAMPLES,

@@ -6,8 +6,7 @@ import argparse
 import os
 import sys
 
-from dmatrace.errors import UsageError
-from dmatrace.sizes import parse_size
+from dmatrace.cli import arguments
 
 NAME = "record"
 HELP = "run load strategies under the tracer and record where time and memory go"
@@ -22,20 +21,8 @@ examples:
   sudo dmatrace record --strategy dmabuf-bio,udmabuf-dio --size 256M -o a.dmt
   sudo dmatrace record --strategy all --file model.gguf --rounds 3
   sudo dmatrace record --strategy udmabuf-dio --size 1G --raise-limits
+  sudo dmatrace record --strategy dmabuf-gather-dio --size 1G --load-module
 """
-
-
-def _size(text: str) -> int:
-    try:
-        return parse_size(text)
-    except UsageError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -51,14 +38,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--file", metavar="PATH", help="the file to load")
     source.add_argument(
-        "--size", type=_size, metavar="SIZE", help="make a file of this size (512K, 8M, 1G)"
+        "--size",
+        type=arguments.size,
+        metavar="SIZE",
+        help="make a file of this size (512K, 8M, 1G)",
     )
     add(
         "--dir",
         metavar="DIR",
         help="where --size makes its file (default: $DMATRACE_DATA, else /var/tmp)",
     )
-    add("--rounds", type=_positive, default=1, metavar="N", help="repeat all loads (default: 1)")
+    add(
+        "--rounds",
+        type=arguments.positive,
+        default=1,
+        metavar="N",
+        help="repeat all loads (default: 1)",
+    )
     add(
         "--cache",
         choices=("cold", "warm"),
@@ -70,13 +66,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--force", action="store_true", help="replace OUT if it is a recording")
     loads = parser.add_argument_group("loaders")
     loads.add_argument(
-        "--block", type=_size, default=1 << 20, metavar="SIZE", help="bytes a read (default: 1M)"
+        "--block",
+        type=arguments.block,
+        default=1 << 20,
+        metavar="SIZE",
+        help="bytes a read, in user space or in the kernel (default: 1M)",
     )
     loads.add_argument(
-        "--jobs", type=_positive, default=1, metavar="N", help="reading threads (default: 1)"
+        "--jobs",
+        type=arguments.positive,
+        default=1,
+        metavar="N",
+        help="reading threads; batches read side by side of dmabuf-gather-* (default: 1)",
     )
     loads.add_argument(
-        "--depth", type=_positive, default=1, metavar="N", help="reads in flight (default: 1)"
+        "--depth",
+        type=arguments.positive,
+        default=1,
+        metavar="N",
+        help="reads in flight of udmabuf-uring-dio (default: 1)",
+    )
+    loads.add_argument(
+        "--gather",
+        type=arguments.gather,
+        default=128 << 20,
+        metavar="SIZE",
+        help="bytes of a batch of dmabuf-gather-*, 1M to 1G (default: 128M)",
     )
     loads.add_argument(
         "--verify",
@@ -87,7 +102,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     loads.add_argument(
         "--raise-limits",
         action="store_true",
-        help="raise udmabuf's size_limit_mb while recording; it is restored at the end",
+        help="raise udmabuf's size_limit_mb, and reserve huge pages, while recording; they are"
+        " restored at the end",
+    )
+    loads.add_argument(
+        "--load-module",
+        action="store_true",
+        help="load the loader module if a strategy needs it and it is not loaded: the installed"
+        " one (DKMS), else one built of this checkout; it is unloaded at the end",
     )
     tracing = parser.add_argument_group("tracing")
     tracing.add_argument(
@@ -111,7 +133,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     tracing.add_argument(
         "--ab",
-        type=_positive,
+        type=arguments.positive,
         default=0,
         metavar="N",
         help="add N interleaved pairs of loads with and without the tracer, to state its cost",
@@ -136,6 +158,8 @@ def run(args: argparse.Namespace) -> int:
         block=args.block,
         jobs=args.jobs,
         depth=args.depth,
+        gather=args.gather,
+        load_module=args.load_module,
         verify=args.verify,
         raise_limits=args.raise_limits,
         hooks=args.hooks,

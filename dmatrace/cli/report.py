@@ -6,6 +6,8 @@ import argparse
 import os
 import sys
 
+from dmatrace.cli import output
+
 NAME = "report"
 HELP = "show where the time and the memory of a recording went"
 
@@ -53,10 +55,9 @@ def run(args: argparse.Namespace) -> int:
         from dmatrace.report import text as as_text
 
         text = as_text.render(
-            found, color=_color(args.color), ascii_only=not _encodes("█▒░…", _encoding())
+            found, color=_color(args.color), ascii_only=not output.encodes("█▒░…")
         )
-    # A file name may hold what stdout's encoding lacks.
-    sys.stdout.write(text.encode(_encoding(), "replace").decode(_encoding()))
+    output.write(text)
     return 0
 
 
@@ -68,15 +69,3 @@ def _color(wanted: str) -> bool:
             and os.environ.get("TERM") != "dumb"
         )
     return wanted == "always"
-
-
-def _encoding() -> str:
-    return getattr(sys.stdout, "encoding", None) or "utf-8"
-
-
-def _encodes(text: str, encoding: str) -> bool:
-    try:
-        text.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True

@@ -45,21 +45,23 @@ def _columns(text: str) -> tuple[Column, ...]:
 
 
 TABLES: dict[str, tuple[Column, ...]] = {
-    # kind: begin|end (the loader's markers), fork|exit (of a thread), poll (the recorder's).
+    # kind: begin|end (the loader's markers), work-begin|work-end (of a worker's work for
+    # thread ``owner``, at other times 0), fork|exit (of a thread), poll (the recorder's).
     "snapshots": _columns(
         "t_ns load_id window kind:str tid tgid comm:str phase:str"
-        " cpu_ns blocked_ns runnable_ns count"
+        " cpu_ns blocked_ns runnable_ns count owner?"
     ),
     # A counters row has the t_ns and kind of the snapshot it was taken with.
     "counters": _columns("t_ns load_id window kind:str tid tgid counter:str value"),
     # The last row of a load_id holds: a row written when the load starts (with end_ns 0)
-    # names it in a recording whose recorder was killed.
+    # names it in a recording whose recorder was killed.  module: what the loader module
+    # reported, a JSON object of integers (times in ns), or "".
     "loads": _columns(
         "load_id strategy:str round file:str? dev? ino:uint64? bytes? cache_before:str?"
         " verified:bool? refused:str? create_ns? io_ns? close_ns? wall_ns?"
         " cachestat_before:str? cachestat_after:str? pinned_peak?"
         " page_cache_added? page_cache_removed? page_cache_peak? page_cache_end?"
-        " dmabuf? shmem? start_ns? end_ns? failed:str?"
+        " mapped? dmabuf? shmem? start_ns? end_ns? failed:str? module:str?"
     ),
     # The loader's own clock, schedstat and getrusage(2), per thread and window.
     "threads": _columns(
@@ -71,8 +73,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "page_cache": _columns("t_ns load_id dev ino:uint64 added removed removed_self current peak"),
     # event: export|release.
     "buffers": _columns("t_ns load_id event:str ino:uint64 size exporter:str tid tgid"),
-    # Outermost allocation intervals (heap-alloc, udmabuf, shmem), for overlap.
-    "intervals": _columns("load_id tid phase:str start_ns end_ns"),
+    # Calls of the hooks that report them: allocation, for overlap, and the loader module's steps.
+    "intervals": _columns("load_id tid phase:str start_ns end_ns hook:str?"),
 }
 
 

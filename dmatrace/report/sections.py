@@ -86,6 +86,63 @@ def overlap(loads: Sequence[Summary], style: Style) -> Iterator[str]:
         )
 
 
+def workers(loads: Sequence[Summary], style: Style) -> Iterator[str]:
+    """Threads that worked for a load and are not its own; nothing where there were none."""
+    helped = [load for load in loads if load.workers]
+    if helped:
+        yield style.paint("workers", "bold")
+    for load in helped:
+        spent = {phase: sum(parts) for phase, parts in load.work.items()}
+        total = sum(spent.values())
+        names = {
+            # Of "kworker/u8:3" what every worker of its kind is called.
+            thread["comm"].partition("/")[0]
+            for one in load.loads
+            for thread in one["threads"]
+            if thread.get("owner")
+        }
+        longest = sorted(spent, key=lambda phase: -spent[phase])[:3]
+        shares = ", ".join(f"{phase} {100 * spent[phase] // (total or 1)}%" for phase in longest)
+        yield from _item(
+            style,
+            load.label,
+            f"{load.workers} worked {format_ns(total)} for it ({', '.join(sorted(names))}):"
+            f" {shares}; it is in the phases above",
+        )
+
+
+#: Columns of a load's steps in the loader module; the JSON has the rest.
+_STEPS = ("alloc", "map", "vmap", "read", "overlap", "wait", "batches")
+
+
+def module(loads: Sequence[Summary], style: Style) -> Iterator[str]:
+    """The steps of loads by the loader module: by its own clock, and as they were traced."""
+    used = [load for load in loads if load.module or load.steps]
+    if not used:
+        return
+    heads = "".join(style.right(head, 8) for head in _STEPS)
+    yield style.paint(style.left("loader module", _NAME) + heads, "bold")
+    for load in used:
+        if load.module:
+            yield style.left(load.label, _NAME) + _steps(load.module, style)
+        if load.steps:
+            name = "  traced" if load.module else load.label
+            yield style.left(name, _NAME) + _steps(load.steps, style)
+    yield from style.wrap(
+        "read: at least one read was under way; overlap: of that, while pages were allocated;"
+        " wait: for the last reads. What RW_FILE reports is summed over --jobs; the module's read"
+        " holds its mapping where it gathers."
+    )
+
+
+def _steps(found: Mapping[str, int], style: Style) -> str:
+    line = ""
+    for name in _STEPS:
+        ns, count = found.get(f"{name}_ns", 0), found.get(name, 0)
+        line += style.right(format_ns(ns) if ns else str(count or "-"), 8)
+    return line
+
+
 def outcomes(loads: Sequence[Summary], style: Style) -> Iterator[str]:
     """Whether the contents were right, and every load that did not go as asked."""
     yield style.paint("contents", "bold")
@@ -128,7 +185,8 @@ def hidden(document: Mapping[str, Any], style: Style) -> Iterator[str]:
         yield style.paint("hidden: hooks this kernel did not take", "bold")
     for hook in missing:
         what = hook["hides"] or "its time is in the phase around it"
-        yield from _item(style, str(hook["name"]), f"({hook['phase']}) {what}")
+        phase = f"({hook['phase']}) " if hook["phase"] else ""
+        yield from _item(style, str(hook["name"]), phase + what)
 
 
 def trust(document: Mapping[str, Any], style: Style) -> Iterator[str]:

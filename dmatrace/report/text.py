@@ -39,6 +39,8 @@ def render(document: Mapping[str, Any], *, color: bool = False, ascii_only: bool
             list(sections.block(loads, style)),
             list(sections.direct(loads, style)),
             list(sections.overlap(loads, style)),
+            list(sections.workers(loads, style)),
+            list(sections.module(loads, style)),
             list(sections.outcomes(loads, style)),
         ]
     blocks += [

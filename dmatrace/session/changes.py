@@ -1,8 +1,8 @@
 """Changes to the system, said aloud and undone on every way out.
 
-A change that outlives its file descriptor (a module parameter, a file we made)
-is handed to a small watcher process: it blocks on a pipe whose other end this
-process holds, so the change is undone even after SIGKILL.
+A change that outlives its file descriptor (a module, a module parameter, a file
+we made) is handed to a small watcher process: it blocks on a pipe whose other
+end this process holds, so the change is undone even after SIGKILL.
 """
 
 from __future__ import annotations
@@ -12,45 +12,57 @@ import ctypes
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dmatrace.errors import DmatraceError
+from dmatrace.errors import CannotHere, DmatraceError
 
 Say = Callable[[str], None]
 
 _BPF_NUMBER = {"x86_64": 321, "aarch64": 280}
 _BPF_ENABLE_STATS = 32
 
-# Ignores the terminal's signals: only the closing of its standard input ends it.
-_WATCH = 'trap "" INT TERM HUP QUIT; echo; exec >/dev/null; cat; '
+# Ignores the terminal's signals, and that nobody may hear it any more: only the closing of
+# its standard input ends it.
+_IGNORE = 'trap "" INT TERM HUP QUIT PIPE; '
+_WATCH = "echo; exec >/dev/null; cat; "
+# Root's own commands, which the PATH of a root by su may lack.
+_PATH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 
 class _Watcher:
-    """A shell command, with arguments $1, $2 ..., that runs when this object or process ends."""
+    """A shell command, with arguments $1, $2 ..., that runs when this object or process ends.
 
-    def __init__(self, command: str, *arguments: str) -> None:
+    ``first`` is run at once.  It ends the watcher, with what it says, where it exits.
+    """
+
+    def __init__(self, command: str, *arguments: str, first: str = "") -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", _WATCH + command, "sh", *arguments],
+            ["/bin/sh", "-c", _IGNORE + first + _WATCH + command, "sh", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, "PATH": _PATH},
             start_new_session=True,
         )
         assert self._process.stdout is not None
         with self._process.stdout as ready:
-            ready.readline()
+            said = ready.readline()
+            if said != b"\n":
+                said += ready.read()
+                self.fire()
+                raise DmatraceError(said.decode(errors="replace").strip() or "no watcher started")
 
-    def fire(self) -> bool:
-        """Run the command now and wait for it; False if it has run before."""
+    def fire(self) -> int | None:
+        """Run the command now and wait for it: its exit code, or None if it has run before."""
         if self._process is None:
-            return False
+            return None
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait()
+        code = self._process.wait()
         self._process = None
-        return True
+        return code
 
     def __del__(self) -> None:
         # A dropped Popen that was not waited for is kept by subprocess, pipe and all.
@@ -77,8 +89,41 @@ class Parameter:
 
     def restore(self) -> None:
         """Put the old value back and wait until it is there."""
-        if self._watcher.fire():
+        if self._watcher.fire() is not None:
             self._say(f"{self.path}: restored to {self.old}")
+
+
+class Module:
+    """A kernel module, loaded by ``command``, that is unloaded by ``unload()`` or by our death.
+
+    The watcher loads it itself, so that there is no moment at which it is
+    loaded and nobody would unload it.  Whoever used it may take a while to be
+    gone, so unloading is tried for half a minute.
+    """
+
+    _LOAD = 'name=$1; shift; said=$("$@" 2>&1) || { echo "$* failed: $said"; exit; }; '
+    _UNLOAD = 'for n in $(seq 300); do rmmod "$name" && exit; sleep 0.1; done; exit 1'
+
+    def __init__(self, name: str, command: Sequence[str], say: Say) -> None:
+        self.name = name
+        self._say = say
+        try:
+            self._watcher = _Watcher(self._UNLOAD, name, *command, first=self._LOAD)
+        except DmatraceError as error:
+            why = " ".join(error.message.split())
+            raise CannotHere(
+                f"cannot load the module {name}: {why}",
+                do="dmesg tells more; where Secure Boot is on, it must be signed",
+            ) from None
+        say(f"{name}: loaded by {' '.join(command)} (unloaded at the end)")
+
+    def unload(self) -> None:
+        """Unload it and wait until it is gone."""
+        code = self._watcher.fire()
+        if code == 0:
+            self._say(f"{self.name}: unloaded")
+        elif code is not None:
+            self._say(f"{self.name}: still in use, not unloaded; rmmod {self.name} when it is not")
 
 
 class TemporaryFile:

@@ -8,32 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import resource
 import signal
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from dmatrace import __version__
 from dmatrace.bpf.program import check_machine
 from dmatrace.errors import UsageError
-from dmatrace.recording import Writer, check_place
-from dmatrace.session import overhead, preflight, source
+from dmatrace.recording import check_place
+from dmatrace.session import module, overhead, preflight, source
 from dmatrace.session.changes import Parameter
 from dmatrace.session.progress import Progress
 from dmatrace.session.strategies import Recorder, Request
-from dmatrace.session.tracer import Tracer
-from dmatrace.sizes import format_size
-
-_SIZE_LIMIT = "/sys/module/udmabuf/parameters/size_limit_mb"
-_SELF_COST: dict[str, Any] = {
-    "bpf_ns": 0, "bpf_runs": 0, "recorder_cpu_ns": 0, "recorder_rss": 0, "ab": [],
-}  # fmt: skip
+from dmatrace.session.traced import traced
+from dmatrace_loaders.limits import Limit
+from dmatrace_loaders.table import strategies
 
 
 @dataclass(frozen=True)
@@ -51,6 +41,8 @@ class Options:
     block: int
     jobs: int
     depth: int
+    gather: int
+    load_module: bool
     verify: str
     raise_limits: bool
     hooks: str
@@ -87,9 +79,11 @@ def record(options: Options) -> Recorded:
         source.check_room(directory, size)
     check_machine(options.without)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_signals_interrupt())
+        stack.enter_context(signals_interrupt())
         if options.raise_limits:
-            stack.enter_context(_raised(size, options.say))
+            stack.enter_context(raised(names, size, options.say))
+        if options.load_module:
+            stack.enter_context(module.loaded(names, size, options.say))
         preflight.check_strategies(names, size, options.file, options.block)
         path = options.file or stack.enter_context(source.made(directory, size, options.say))
         path = os.path.realpath(path)
@@ -107,21 +101,32 @@ def _record(
         block=options.block,
         jobs=options.jobs,
         depth=options.depth,
+        gather=options.gather,
         rounds=options.rounds,
         cold=options.cold,
         verify=options.verify,
     )
-    say("compiling and attaching the BPF programs")
-    started = time.monotonic()
-    tracer = Tracer(options.hooks, options.without)
+    _say_unheeded(options, [name for name in names if name not in skipped])
+    meta = {
+        "target": {
+            "kind": "strategy",
+            "strategies": list(names),
+            "file": path,
+            "made": options.file is None,
+        },
+        "cache": "cold" if options.cold else "warm",
+        "block": options.block,
+        "jobs": options.jobs,
+        "depth": options.depth,
+        "gather": options.gather,
+    }
     with contextlib.ExitStack() as stack:
-        stack.callback(tracer.close)
-        attached = sum(1 for hook in tracer.hooks if hook["attached"])
-        say(f"attached {attached} hooks in {time.monotonic() - started:.0f} s")
-        writer = stack.enter_context(
-            Writer.create(out, _meta(options, names, path, tracer), options.force, owner=_owner())
+        session = stack.enter_context(
+            traced(
+                out, meta, say, hooks=options.hooks, without=options.without, force=options.force
+            )
         )
-        recorder = Recorder(request, tracer, writer, say, skipped)
+        recorder = Recorder(request, session.tracer, session.writer, say, skipped)
         stack.callback(recorder.close)
         if options.cold:
             say("cold loads: the page cache is dropped before each (vm.drop_caches=1)")
@@ -135,59 +140,27 @@ def _record(
             interrupted = True
             say("interrupted: keeping what was recorded")
         finally:
-            lost = tracer.lost
-            bpf_ns, bpf_runs = tracer.self_cost()
-            usage = resource.getrusage(resource.RUSAGE_SELF)
-            self_cost = {
-                **_SELF_COST,
-                "bpf_ns": bpf_ns,
-                "bpf_runs": bpf_runs,
-                "recorder_cpu_ns": int((usage.ru_utime + usage.ru_stime) * 1e9),
-                "recorder_rss": usage.ru_maxrss * 1024,
-            }
-            writer.update_meta(
-                lost_events=lost,
-                skipped=list(recorder.skipped.values()),
-                interrupted=interrupted,
-                self=self_cost,
-            )
+            cost = session.finish(recorder.skipped.values(), interrupted=interrupted)
         if options.ab and not interrupted:
-            stack.enter_context(contextlib.suppress(KeyboardInterrupt))
-            pairs = overhead.compare(request, tracer, recorder.skipped, options.ab, say)
-            writer.update_meta(self={**self_cost, "ab": pairs})
-        if lost:
-            say(f"{lost} events were lost: figures are lower bounds")
+            with contextlib.suppress(KeyboardInterrupt):
+                pairs = overhead.compare(request, session.tracer, recorder.skipped, options.ab, say)
+                session.writer.update_meta(self={**cost, "ab": pairs})
     return Recorded(out, tuple(recorder.failed))
 
 
-def _meta(options: Options, names: tuple[str, ...], path: str, tracer: Tracer) -> dict[str, Any]:
-    return {
-        "dmatrace": __version__,
-        "kernel": platform.release(),
-        "machine": _machine(),
-        "page_size": os.sysconf("SC_PAGE_SIZE"),
-        "target": {
-            "kind": "strategy",
-            "strategies": list(names),
-            "file": path,
-            "made": options.file is None,
-        },
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "detail": "exact",
-        "hooks_mode": options.hooks,
-        "hooks": tracer.hooks,
-        "lost_events": 0,
-        "skipped": [],
-        "cache": "cold" if options.cold else "warm",
-        "block": options.block,
-        "jobs": options.jobs,
-        "self": _SELF_COST,
-    }
-
-
-def _machine() -> str:
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return f"{platform.machine()}, {os.cpu_count()} CPUs, {format_size(memory)}"
+def _say_unheeded(options: Options, names: list[str]) -> None:
+    """Name the strategies that an option given by the user does nothing for."""
+    for option, default in Request.DEFAULTS.items():
+        heeding = [name for name in names if option in strategies()[name].options]
+        others = [name for name in names if name not in heeding]
+        if getattr(options, option) == default or not others:
+            continue
+        if not heeding:
+            options.say(f"--{option} does nothing for these strategies")
+        elif len(others) <= len(heeding):
+            options.say(f"--{option} does nothing for {', '.join(others)}")
+        else:
+            options.say(f"--{option} is for {', '.join(heeding)} alone")
 
 
 def _default_name(names: tuple[str, ...], given: str) -> str:
@@ -197,14 +170,8 @@ def _default_name(names: tuple[str, ...], given: str) -> str:
     return f"{names[0]}{more}.dmt"
 
 
-def _owner() -> tuple[int, int] | None:
-    """Who typed sudo: the recording is theirs."""
-    uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
-    return (int(uid), int(gid)) if uid.isdigit() and gid.isdigit() else None
-
-
 @contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
+def signals_interrupt() -> Iterator[None]:
     """SIGTERM and SIGHUP end a recording as Ctrl-C does."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -219,21 +186,17 @@ def _signals_interrupt() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _raised(size: int, say: Progress) -> Iterator[None]:
-    """udmabuf's size limit raised to what the file needs, if it is lower."""
-    try:
-        limit = int(Path(_SIZE_LIMIT).read_text())
-    except OSError:
-        yield  # no udmabuf here: its strategies say so themselves
-        return
-    needed = (size >> 20) + 1
-    if limit >= needed:
+def raised(names: tuple[str, ...], size: int, say: Progress) -> Iterator[None]:
+    """The limits that these strategies meet, raised to what the file needs, if they are lower."""
+    known = strategies()
+    rooms: dict[Limit, int] = {}
+    for name in names:
+        for limit in known[name].limits:
+            rooms[limit] = max(known[name].room(size), rooms.get(limit, 0))
+    with contextlib.ExitStack() as stack:
+        for limit, room in rooms.items():
+            wanted = limit.wanted(room)
+            if wanted is not None:
+                change = Parameter(str(limit.path), str(wanted), say)
+                stack.callback(change.restore)
         yield
-        return
-    # udmabuf_create() computes size_limit_mb << 20 in an int: 2048 wraps to a negative
-    # number and so to no limit at all, 4096 wraps to zero.
-    change = Parameter(_SIZE_LIMIT, str(min(needed, 2048)), say)
-    try:
-        yield
-    finally:
-        change.restore()

@@ -21,6 +21,23 @@ def select(names: str) -> tuple[str, ...]:
         raise UsageError(error.message, do=error.do) from None
 
 
+def names() -> tuple[str, ...]:
+    """Every strategy's name, in the table's order."""
+    return tuple(table.strategies())
+
+
+def why_not(name: str, size: int, path: str | None, block: int = 1 << 20) -> LoadError | None:
+    """Why this machine cannot load ``size`` bytes (of ``path``, if it is there); None if it can."""
+    strategy = table.strategies()[name]
+    try:
+        strategy.check(size)
+        if path is not None:
+            strategy.open(path, block).close()
+    except LoadError as error:
+        return error
+    return None
+
+
 def check_root() -> None:
     """Raise CannotHere unless BPF programs may be loaded."""
     if os.geteuid() != 0:
@@ -35,12 +52,8 @@ def check_strategies(names: Collection[str], size: int, path: str | None, block:
     skipped: Skipped = {}
     first: DmatraceError | None = None
     for name in names:
-        strategy = table.strategies()[name]
-        try:
-            strategy.check(size)
-            if path is not None:
-                strategy.open(path, block).close()
-        except LoadError as error:
+        error = why_not(name, size, path, block)
+        if error is not None:
             skipped[name] = {"strategy": name, "why": error.message, "do": error.do}
             kind = CannotHere if error.code == 3 else DmatraceError
             first = first or kind(f"{name}: {error.message}", do=error.do)

@@ -43,7 +43,7 @@ class Runner:
                 ],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                env=_environment(),
+                env=environment(),
             )
         self._socket = ours
         self._pending = b""
@@ -115,7 +115,7 @@ class Runner:
         self._child.wait()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """The child finds the same packages as we do, wherever they were found."""
     environment = dict(os.environ)
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)

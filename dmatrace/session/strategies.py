@@ -7,11 +7,13 @@ verify (untimed), let it close (window 1).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dmatrace.errors import CannotHere
 from dmatrace.recording import Writer
@@ -19,8 +21,8 @@ from dmatrace.session.changes import drop_caches
 from dmatrace.session.progress import Progress
 from dmatrace.session.runner import LoadFailed, Runner
 from dmatrace.session.tracer import Row, Tracer, current_dev_ino
-from dmatrace.sizes import format_size
-from dmatrace_loaders import kernel
+from dmatrace.sizes import format_size, short_size
+from dmatrace_loaders import kernel, native
 
 _POLL_S = 0.5  # a snapshot of all threads this often, for killed recordings and time lines
 
@@ -28,6 +30,9 @@ _POLL_S = 0.5  # a snapshot of all threads this often, for killed recordings and
 @dataclass(frozen=True)
 class Request:
     """What the user asked for, checked."""
+
+    #: What loads are asked for where the user says nothing.
+    DEFAULTS: ClassVar = {"block": 1 << 20, "jobs": 1, "depth": 1, "gather": native.DEFAULT_GATHER}
 
     strategies: tuple[str, ...]
     file: str
@@ -37,6 +42,15 @@ class Request:
     rounds: int
     cold: bool
     verify: str
+    buffers: int = 1  # that share the file
+    eaten: int = 0  # bytes of memory that are taken away meanwhile
+    gather: int = native.DEFAULT_GATHER
+
+    @property
+    def cache(self) -> str:
+        """What a recording says of the memory before each load; loads that differ in it differ."""
+        cache = "cold" if self.cold else "warm"
+        return f"{cache}, {short_size(self.eaten)} eaten" if self.eaten else cache
 
 
 class Recorder:
@@ -65,7 +79,8 @@ class Recorder:
         self._where = ""
         # Bytes of the current load.
         self._cached_before = self._dmabuf = self._shmem = self._read = 0
-        self._outside = (0, 0)  # ns, when the current load was being verified
+        self._ready = 0  # ns, when the current load was prepared
+        self._outside = (0, 0)  # ns, when it was being verified
         self.dev, self.ino = current_dev_ino(request.file)
 
     def run(self) -> None:
@@ -89,11 +104,14 @@ class Recorder:
                     said = self.skipped[strategy]
                     self._say(f"{self._where}: skipped: {said['why']}; {said['do']}")
 
-    def load(self, strategy: str, round_number: int = 1) -> Row:
+    def load(self, strategy: str, round_number: int = 1, load_id: int | None = None) -> Row:
         """One load; the row of the ``loads`` table, ``failed`` in it if it did.
 
+        ``load_id``: its number in the recording, where the caller counts loads.
         Raises CannotHere if this machine cannot run it.
         """
+        if load_id is not None:
+            self._load_id, self._where = load_id, strategy
         row: Row = {
             "load_id": self._load_id,
             "strategy": strategy,
@@ -102,7 +120,7 @@ class Recorder:
             "dev": self.dev,
             "ino": self.ino,
             "bytes": os.stat(self.request.file).st_size,
-            "cache_before": "cold" if self.request.cold else "warm",
+            "cache_before": self.request.cache,
         }
         threads: list[Row] = []
         try:
@@ -130,7 +148,9 @@ class Recorder:
             block=request.block,
             jobs=request.jobs,
             depth=request.depth,
+            gather=request.gather,
             verify=request.verify,
+            buffers=request.buffers,
         )
         row["bytes"] = int(runner.wait("prepared")["bytes"])
         if request.cold:
@@ -139,7 +159,7 @@ class Recorder:
         row["cachestat_before"] = json.dumps(before)
         self._cached_before = before.get("cached", 0)
         self._dmabuf = self._shmem = self._read = 0
-        self._outside = (0, 0)
+        self._ready, self._outside = time.monotonic_ns(), (0, 0)
         if self._tracer:
             self._tracer.load_id = self._load_id
             self._tracer.reset_file(self.dev, self.ino)
@@ -151,9 +171,10 @@ class Recorder:
         row["start_ns"] = time.monotonic_ns()
         runner.ask("go")
         loaded = runner.wait("loaded", self._idle)
-        self._ledger(row)
+        self._ledger(row, runner.pid)
         threads += loaded["threads"]
         row["create_ns"], row["io_ns"] = loaded["create_ns"], loaded["io_ns"]
+        row["module"] = json.dumps(loaded["module"]) if loaded["module"] else ""
         refused = loaded["refused"]
         row["refused"] = f"{refused['name']}: {refused['why']}" if refused else ""
         began = time.monotonic_ns()
@@ -191,8 +212,10 @@ class Recorder:
             self._keep(tracer.take())
             self._say.now(f"{self._where}: {format_size(self._read)} read from the disk")
 
-    def _ledger(self, row: Row) -> None:
+    def _ledger(self, row: Row, pid: int) -> None:
         """Page cache and pinned pages, read while the loader waits with its buffer full."""
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended
+            row["mapped"] = mapped(pid, self.request.file)
         after = cachestat(self.request.file)
         row["cachestat_after"] = json.dumps(after)
         if self._tracer is None:
@@ -237,8 +260,9 @@ class Recorder:
     def _keep(self, rows: dict[str, list[Row]]) -> None:
         """Write what was traced, and add up what the load's row says of it."""
         for request in rows.get("requests", []):
-            if self._outside[0] <= request["queue_ns"] <= self._outside[1]:
-                request["load_id"] = -1  # verification read it, not the load
+            queued = request["queue_ns"]
+            if queued < self._ready or self._outside[0] <= queued <= self._outside[1]:
+                request["load_id"] = -1  # preparing or verifying read it, not the load
             elif request["op"] == "read":
                 self._read += request["bytes"]
         for buffer in rows.get("buffers", []):
@@ -261,10 +285,35 @@ class Recorder:
 
 def _shmem(counters: list[Row]) -> int:
     """Bytes of shmem allocated between the markers of each thread and window."""
-    total = 0
-    for row in counters:
-        if row["counter"] == "shmem_alloc_bytes" and row["kind"] in ("begin", "end"):
-            total += row["value"] if row["kind"] == "end" else -row["value"]
+    signs = {"begin": -1, "work-begin": -1, "end": 1, "work-end": 1}
+    return sum(
+        signs.get(row["kind"], 0) * row["value"]
+        for row in counters
+        if row["counter"] == "shmem_alloc_bytes"
+    )
+
+
+def mapped(pid: int, path: str) -> int:
+    """Bytes of a file that are mapped into a process and present: Rss of proc_pid_smaps(5)."""
+    status = os.stat(path)
+    where = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}"
+    mine = [where, str(status.st_ino)]
+
+    def header(line: str) -> list[str]:
+        return line.split()[3:5]
+
+    total, inside = 0, False
+    # smaps walks the page tables of everything that is mapped; maps does not.
+    with open(f"/proc/{pid}/maps") as lines:
+        if not any(header(line) == mine for line in lines):
+            return 0
+    with open(f"/proc/{pid}/smaps") as lines:
+        for line in lines:
+            name, _, rest = line.partition(":")
+            if "-" in name.split(" ", 1)[0]:
+                inside = header(line) == mine
+            elif inside and name == "Rss":
+                total += int(rest.split()[0]) * 1024
     return total
 
 

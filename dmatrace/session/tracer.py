@@ -23,6 +23,8 @@ from dmatrace.session.changes import BpfStats
 Row = dict[str, Any]
 
 _OPS = {0: "read", 1: "write"}  # include/linux/blk_types.h, enum req_op
+_PF_IO_WORKER = 0x10  # include/linux/sched.h
+_FLAGS = 6  # of proc_pid_stat(5), behind the name: state is 0
 
 
 def current_dev_ino(path: str) -> tuple[int, int]:
@@ -60,12 +62,20 @@ class Tracer:
         return self.program.hooks
 
     def follow(self, pid: int) -> None:
-        """Trace every thread that process ``pid`` has now, and those it starts."""
+        """Trace every thread that process ``pid`` has now, and those it starts.
+
+        Workers of its io_uring are left to the hook that knows what they work on.
+        """
         for name in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 self._follow_thread(pid, int(name))
 
     def _follow_thread(self, pid: int, tid: int) -> None:
+        with open(f"/proc/{pid}/task/{tid}/stat") as lines:
+            name, _, rest = lines.read().rpartition(")")
+        # io_uring's other kernel thread, for SQPOLL, works for its process all the time.
+        if int(rest.split()[_FLAGS]) & _PF_IO_WORKER and "(iou-wrk-" in name:
+            return
         with open(f"/proc/{pid}/task/{tid}/syscall") as lines:
             inside = not lines.read().startswith("running")
         thread = layout.Thread()
@@ -126,6 +136,7 @@ class Tracer:
                     "load_id": self.load_id,
                     "tid": interval.tid,
                     "phase": PHASES[interval.phase],
+                    "hook": HOOKS[interval.hook - 1].name if interval.hook else "",
                     "start_ns": interval.start,
                     "end_ns": interval.end,
                 },
@@ -149,7 +160,9 @@ class Tracer:
         )
 
     def _snapshot(self, thread: Any, kind: str, at: int) -> None:
+        # A worker has the mark of the thread it works for, or none if that has none.
         marked = kind in ("begin", "end")
+        marked |= kind in ("work-begin", "work-end") and thread.load_id > 0
         head: Row = {
             "t_ns": at,
             "load_id": thread.load_id if marked else self.load_id,
@@ -158,6 +171,7 @@ class Tracer:
             "tid": thread.tid,
             "tgid": thread.tgid,
         }
+        owner = thread.owner
         comm = thread.comm.decode(errors="replace")
         for number, phase in enumerate(PHASES):
             cell = thread.cells[number]
@@ -167,6 +181,7 @@ class Tracer:
                     {
                         **head,
                         "comm": comm,
+                        "owner": owner,
                         "phase": phase,
                         "cpu_ns": cell.ns[layout.MODE_CPU],
                         "blocked_ns": cell.ns[layout.MODE_BLOCKED],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import mmap
 
 from dmatrace_loaders.load import Load
-from dmatrace_loaders.reading import read_all
 
 
 class AnonRead(Load):
@@ -17,5 +16,4 @@ class AnonRead(Load):
 
     def load(self) -> None:
         """Read into the mapping."""
-        with memoryview(self.mapping) as view:
-            read_all(self.source, view, self.settings.jobs, self.settings.spawn)
+        self.read_into(self.mapping)

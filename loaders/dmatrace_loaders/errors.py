@@ -16,6 +16,24 @@ class LoadError(Exception):
         self.code = code
 
 
+class Unseen(LoadError):
+    """This user may not look at what is needed; root may, and may find it or not."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, do="run as root", code=3)
+
+
+class ModuleMissing(LoadError):
+    """The loader module is not loaded: loading it is all that is missing."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the loader module is not loaded",
+            do="use dmatrace record --load-module, or make -C native load",
+            code=3,
+        )
+
+
 class Refused(Exception):
     """The kernel refuses what this strategy exists to show; an outcome, not a failure."""
 

@@ -9,28 +9,44 @@ from contextlib import contextmanager
 
 from dmatrace_loaders import kernel
 from dmatrace_loaders.load import Load
-from dmatrace_loaders.reading import read_all, read_by_block
+from dmatrace_loaders.reading import read_by_block
 
 
-class MemfdRead(Load):
-    """A fresh memfd's mapping as the target of read(2); its pages come by fault or GUP."""
+class Memfd(Load):
+    """A load into a fresh memfd, whose pages come while it is filled."""
+
+    huge = False
 
     def create(self) -> None:
-        """memfd_create, ftruncate, mmap: no page yet."""
-        self.mapping: mmap.mmap = self.map(self.keep(kernel.memfd("dmatrace", self.size)))
+        """memfd_create and ftruncate: no page yet."""
+        self.memfd = self.keep(kernel.memfd("dmatrace", self.size, huge=self.huge))
+
+    @contextmanager
+    def content(self) -> Iterator[memoryview]:
+        """The memfd's content, by a mapping of its own."""
+        with mmap.mmap(self.memfd, self.size) as mapping, memoryview(mapping) as view:
+            yield view
+
+
+class MemfdRead(Memfd):
+    """read(2) into the memfd's mapping; its pages come by fault or GUP."""
+
+    def create(self) -> None:
+        """The memfd and its mapping."""
+        super().create()
+        self.mapping: mmap.mmap = self.map(self.memfd)
 
     def load(self) -> None:
         """Read into the mapping."""
-        with memoryview(self.mapping) as view:
-            read_all(self.source, view, self.settings.jobs, self.settings.spawn)
+        self.read_into(self.mapping)
 
 
-class MemfdReadWrite(Load):
+class MemfdReadWrite(Memfd):
     """read(2) to a user buffer of one block, then write(2) to the memfd."""
 
     def create(self) -> None:
         """The memfd and the bounce buffer, whose pages are touched here."""
-        self.memfd = self.keep(kernel.memfd("dmatrace", self.size))
+        super().create()
         self.bounce = mmap.mmap(
             -1, self.source.block, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
         )
@@ -43,12 +59,6 @@ class MemfdReadWrite(Load):
                     done = 0
                     while done < len(data):
                         done += os.pwrite(self.memfd, data[done:], offset + done)
-
-    @contextmanager
-    def content(self) -> Iterator[memoryview]:
-        """The memfd's content: the load itself maps nothing."""
-        with mmap.mmap(self.memfd, self.size) as mapping, memoryview(mapping) as view:
-            yield view
 
     def close(self) -> None:
         """Free the bounce buffer too."""

@@ -10,12 +10,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from dmatrace_loaders import kernel
-from dmatrace_loaders.errors import LoadError
+from dmatrace_loaders import kernel, limits
+from dmatrace_loaders.errors import LoadError, Unseen
 
 Need = Callable[[int], None]
 
-_PARAMETERS = Path("/sys/module/udmabuf/parameters")
 _MEMINFO = Path("/proc/meminfo")
 _HEADROOM = 64 << 20  # what the loader, the tracer and the kernel need beside the buffer
 
@@ -36,18 +35,29 @@ def udmabuf(size: int) -> None:
         "no udmabuf",
         "modprobe udmabuf, or boot a kernel with CONFIG_UDMABUF",
     )
-    try:
-        limit = int((_PARAMETERS / "size_limit_mb").read_text())
-    except OSError:
-        return
-    # udmabuf_create() computes (size_limit_mb * 1024 * 1024) >> PAGE_SHIFT in an int and
-    # compares it as an unsigned number: a negative one is no limit.
-    product = (limit * (1 << 20) + (1 << 31)) % (1 << 32) - (1 << 31)
-    if 0 <= product < size:
+    most, wanted = limits.udmabuf_most(), limits.UDMABUF.wanted(size)
+    if most is not None and wanted is not None:
+        limit = limits.UDMABUF_SIZE.read_text().strip()
         raise LoadError(
-            f"udmabuf takes at most {product >> 20} MiB a buffer (size_limit_mb={limit})",
-            do="record with --raise-limits, or echo"
-            f" {min((size >> 20) + 1, 2048)} > {_PARAMETERS}/size_limit_mb",
+            f"udmabuf takes at most {most >> 20} MiB a buffer (size_limit_mb={limit})",
+            do=f"use --raise-limits, or echo {wanted} > {limits.UDMABUF_SIZE}",
+            code=3,
+        )
+
+
+def huge_pages(size: int) -> None:
+    """Enough free huge pages of 2 MiB."""
+    missing = limits.huge_pages_missing(size)
+    if missing is None:
+        raise LoadError(
+            f"no huge pages of 2 MiB: {limits.HUGE_PAGES} is missing",
+            do="boot a kernel with CONFIG_HUGETLBFS",
+            code=3,
+        )
+    if missing:
+        raise LoadError(
+            f"{missing} more free huge pages of 2 MiB are needed",
+            do=f"use --raise-limits, or raise {limits.HUGE.path}",
             code=3,
         )
 
@@ -65,8 +75,12 @@ def memory(size: int) -> None:
                 )
 
 
+#: Needs that all buffers of a load have together; the others are of each by itself.
+OF_ALL: frozenset[Need] = frozenset({huge_pages, memory})
+
+
 def _device(path: str, what: str, do: str) -> None:
     if not os.path.exists(path):
         raise LoadError(f"{what}: {path} is missing", do=do, code=3)
     if not os.access(path, os.R_OK | os.W_OK):
-        raise LoadError(f"{what}: {path} may not be opened", do="run as root", code=3)
+        raise Unseen(f"{path} may not be opened")

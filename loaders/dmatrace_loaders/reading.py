@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,11 @@ from dmatrace_loaders.errors import LoadError
 
 @dataclass(frozen=True)
 class Source:
-    """An open file to load: its size, whether it is read directly, and the block in bytes."""
+    """An open file to load: its size, whether it is read directly, and the block in bytes.
+
+    Or a range of one: ``size`` bytes from ``start`` on, both multiples of
+    ``align`` unless the range ends where the file does.
+    """
 
     fd: int
     path: str
@@ -30,6 +34,20 @@ class Source:
     direct: bool
     align: int
     block: int
+    flags: int = 0  # RWF_* of each read
+    start: int = 0  # where in the file the buffer's first byte lies
+
+    def asked(self, at: int, end: int) -> int:
+        """How many bytes to ask for at ``at``: a block, or up to ``end``.
+
+        A direct read asks for whole blocks; the file system returns less at the end.
+        """
+        left = min(self.block, end - at)
+        return -(-left // self.align) * self.align if self.direct else left
+
+    def cut(self, at: int, end: int) -> bool:
+        """Whether a direct read that came to ``at`` found the file's end before ``end``."""
+        return self.direct and at % self.align != 0 and at < end
 
     def close(self) -> None:
         """Close the file."""
@@ -55,7 +73,8 @@ def open_source(path: str, *, direct: bool, block: int) -> Source:
         align = kernel.PAGE
         if direct:
             fd, align = _reopen_direct(fd, path), _alignment(fd, path)
-        block = max(align, block - block % align)
+        unit = max(align, kernel.PAGE)
+        block = max(unit, block - block % unit)
         return Source(fd, path, size, direct, align, block)
     except (OSError, LoadError) as error:
         os.close(fd)
@@ -106,13 +125,11 @@ def read_range(source: Source, into: memoryview, start: int, end: int) -> None:
     """
     at = start
     while at < end:
-        upto = min(at + source.block, end)
-        # A direct read asks for whole blocks; the file system returns less at the end.
-        asked = -(-(upto - at) // source.align) * source.align if source.direct else upto - at
-        got = os.preadv(source.fd, [into[at : at + asked]], at)
+        asked = source.asked(at, end)
+        got = os.preadv(source.fd, [into[at : at + asked]], source.start + at, source.flags)
         at = min(at + got, source.size)
-        if got == 0 or (source.direct and at % source.align and at < end):
-            raise _ended(source, at)
+        if got == 0 or source.cut(at, end):
+            raise ended(source, at)
 
 
 def read_by_block(source: Source, buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
@@ -120,22 +137,25 @@ def read_by_block(source: Source, buffer: memoryview) -> Iterator[tuple[int, mem
     at = 0
     while at < source.size:
         want = min(source.block, source.size - at)
-        asked = -(-want // source.align) * source.align if source.direct else want
-        got = min(os.preadv(source.fd, [buffer[:asked]], at), want)
-        if got == 0 or (source.direct and got % source.align and got < want):
-            raise _ended(source, at + got)
+        asked = source.asked(at, source.size)
+        got = min(os.preadv(source.fd, [buffer[:asked]], source.start + at, source.flags), want)
+        if got == 0 or source.cut(at + got, at + want):
+            raise ended(source, at + got)
         yield at, buffer[:got]
         at += got
 
 
-def _ended(source: Source, at: int) -> LoadError:
+def ended(source: Source, at: int) -> LoadError:
+    """The file turned out shorter than it was when it was opened."""
     return LoadError(
-        f"{source.path} ended at {at} of {source.size} bytes: it changed during the load",
+        f"{source.path} ended at {source.start + at} of {source.start + source.size} bytes:"
+        " it changed during the load",
         do="load a file that nothing writes to",
     )
 
 
-Spawn = Callable[[Callable[[], None]], Callable[[], None]]
+Work = Callable[[], None]
+Spawn = Callable[[Work], Work]
 
 
 def read_all(source: Source, into: memoryview, jobs: int, spawn: Spawn) -> None:
@@ -143,32 +163,34 @@ def read_all(source: Source, into: memoryview, jobs: int, spawn: Spawn) -> None:
 
     ``spawn`` starts work in a thread of its own and returns what waits for it.
     """
-    parts = pieces(source, jobs)
-    if len(parts) == 1:
-        read_range(source, into, *parts[0])
+    side_by_side([partial(read_range, source, into, *part) for part in pieces(source, jobs)], spawn)
+
+
+def side_by_side(work: Sequence[Work], spawn: Spawn) -> None:
+    """All of ``work``, each in a thread of its own; a single one in the calling thread."""
+    if len(work) == 1:
+        work[0]()
         return
-    with reading(source, into, parts, spawn):
+    with running(work, spawn):
         pass
 
 
 @contextmanager
-def reading(
-    source: Source, into: memoryview, parts: list[tuple[int, int]], spawn: Spawn
-) -> Iterator[None]:
-    """A thread for each part while the body runs; leaving waits for all, whatever happened.
+def running(work: Sequence[Work], spawn: Spawn) -> Iterator[None]:
+    """A thread for each of ``work`` while the body runs; leaving waits for all, come what may.
 
     What went wrong in the body is raised, else what went wrong first in a thread.
     """
-    waits: list[Callable[[], None]] = []
+    waits: list[Work] = []
     errors: list[BaseException] = []
     try:
         try:
-            for part in parts:
-                waits.append(spawn(partial(read_range, source, into, *part)))
+            for each in work:
+                waits.append(spawn(each))
         except RuntimeError as error:
             # What Thread.start() raises at the limits of pids, tasks or memory.
             raise LoadError(
-                f"{len(parts)} reading threads cannot be started: {error}", do="use fewer --jobs"
+                f"{len(work)} reading threads cannot be started: {error}", do="use fewer --jobs"
             ) from None
         yield
     finally:

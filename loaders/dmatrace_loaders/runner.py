@@ -18,10 +18,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from dmatrace_loaders import kernel, table, verify
+from dmatrace_loaders import kernel, native, table, verify
 from dmatrace_loaders.clock import Record, Window, Worker
 from dmatrace_loaders.errors import LoadError, Refused
 from dmatrace_loaders.load import Load, Settings
+from dmatrace_loaders.many import ManyBuffers
 from dmatrace_loaders.reading import Source
 
 Answer = dict[str, Any]
@@ -41,14 +42,23 @@ class Runner:
         """Open the file and test what the strategy needs."""
         self._drop()
         strategy = table.select(what["strategy"])[0]
-        strategy.check(_size_of(what["file"]))
+        buffers = what.get("buffers", 1)
+        strategy.check(_size_of(what["file"]), buffers)
         self._source = strategy.open(what["file"], what["block"])
         status = os.fstat(self._source.fd)
         self._prepared = what
         self._records = []
         self._refused = None
-        settings = Settings(what.get("jobs", 1), what.get("depth", 1), self._spawn)
-        self._load = strategy.load(self._source, settings)
+        settings = Settings(
+            what.get("jobs", 1),
+            what.get("depth", 1),
+            self._spawn,
+            what.get("gather", native.DEFAULT_GATHER),
+        )
+        if buffers == 1:
+            self._load = strategy.load(self._source, settings)
+        else:
+            self._load = ManyBuffers(strategy.load, self._source, settings, buffers)
         size = self._source.size
         return {"prepared": {"bytes": size, "dev": status.st_dev, "ino": status.st_ino}}
 
@@ -80,6 +90,7 @@ class Runner:
                 "io_ns": window.end - middle,
                 "threads": self._records,
                 "refused": self._refused,
+                "module": load.module(),
             }
         }
 
@@ -87,11 +98,16 @@ class Runner:
         """Outside any window: compare with the file."""
         if self._refused or self._load is None or self._source is None:
             return {"verified": None, "why": "nothing was loaded"}
-        with self._load.content() as view:
-            wrong = verify.difference(
-                self._source.path, self._source.size, view, self._prepared.get("verify", "sampled")
-            )
-        return {"verified": wrong is None, "why": wrong or ""}
+        how = self._prepared.get("verify", "sampled")
+        loads = self._load.buffers()
+        samples = -(-verify.SAMPLES // len(loads))
+        for load in loads:
+            part = load.source
+            with load.content() as view:
+                wrong = verify.difference(part.path, part.size, view, how, part.start, samples)
+            if wrong:
+                return {"verified": False, "why": wrong}
+        return {"verified": True, "why": ""}
 
     def close(self, _what: Answer) -> Answer:
         """Window 1: free everything."""
@@ -144,6 +160,8 @@ def main() -> int:
     # Ctrl-C reaches the whole terminal group; the controller decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     kernel.die_with_parent()
+    # Before anyone traces it: what this reads belongs to no load.
+    kernel.map_own_code()
     # A controller that is gone needs no answer.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         _serve(control)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.guest.conftest import ATTACHED, SIZE_LIMIT, Lab
+from tests.guest.lab import ATTACHED, SIZE_LIMIT, Lab
 
 OUT = "/data/bad.dmt"
 

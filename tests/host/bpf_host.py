@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from dmatrace.bpf import constants as c_constants
 from dmatrace.bpf import layout, program
 from dmatrace.bpf.hooks import TAPS
 
@@ -41,7 +42,7 @@ class _AnyBtf:
 @functools.cache
 def constants(*, follow_fork: bool = True) -> dict[str, int]:
     """What program.py gives the C files, with made-up offsets and a small map of threads."""
-    found = program.constants(_AnyBtf(), follow_fork=follow_fork)  # type: ignore[arg-type]
+    found = c_constants.constants(_AnyBtf(), follow_fork=follow_fork)  # type: ignore[arg-type]
     return found | {"THREADS_MAX": THREADS_MAX}
 
 
@@ -85,6 +86,7 @@ class Machine:
         u64 = ctypes.c_uint64
         self._clock = u64.in_dll(lib, "host_clock")
         self._current = u64.in_dll(lib, "host_pid_tgid")
+        self._task = u64.in_dll(lib, "host_task")
         self._comm = (ctypes.c_char * 16).in_dll(lib, "host_comm")
         self._ring_used = u64.in_dll(lib, "host_ring_used")
         self._ring_full = u64.in_dll(lib, "host_ring_full")
@@ -99,36 +101,43 @@ class Machine:
         self._current.value = tgid << 32 | tid
         self._comm.value = comm
 
+    def task(self, address: int) -> None:
+        """Where the current task's task_struct is."""
+        self._task.value = address
+
     def raw(self, name: str, *arguments: int) -> None:
         """A raw tracepoint; arguments that are structures come as addresses."""
         context = (ctypes.c_uint64 * 8)(*arguments)
         assert getattr(self.lib, name)(context) == 0
 
-    def hook(self, backend: str, cookie: int, *arguments: int) -> None:
+    def hook(self, backend: str, cookie: int, *arguments: int, program: str = "any_hook") -> None:
         """A hooked function's entry."""
-        self._fire(backend, cookie, ("entry_any_hook", "kprobe_entry"), arguments, 0)
+        self._fire(backend, cookie, ("entry", program), arguments, 0)
 
-    def unhook(self, backend: str, cookie: int, returned: int = 0) -> None:
+    def unhook(
+        self, backend: str, cookie: int, returned: int = 0, *, program: str = "any_hook"
+    ) -> None:
         """A hooked function's return."""
-        self._fire(backend, cookie, ("exit_any_hook", "kprobe_exit"), (), returned)
+        self._fire(backend, cookie, ("exit", program), (), returned)
 
     def _fire(
         self,
         backend: str,
         cookie: int,
-        names: tuple[str, str],
+        what: tuple[str, str],
         arguments: tuple[int, ...],
         returned: int,
     ) -> None:
         returned &= (1 << 64) - 1
         self._cookie.value = cookie
+        when, program = what
         if backend == "fentry":
             self._args[:] = (*arguments, 0, 0, 0)[:3]
             self._return.value = returned
-            assert getattr(self.lib, names[0])(None) == 0
+            assert getattr(self.lib, f"{when}_{program}")(None) == 0
         else:
             registers = self.registers(*arguments, returned=returned)
-            assert getattr(self.lib, names[1])(registers) == 0
+            assert getattr(self.lib, f"kprobe_{program}_{when}")(registers) == 0
 
     def registers(
         self, *arguments: int, returned: int | None = None
@@ -142,9 +151,9 @@ class Machine:
             found[self.constants["OFF_RETURN"] // 8] = returned
         return found
 
-    def struct(self, name: str, size: int = 128, **members: int) -> ctypes.Array[ctypes.c_uint64]:
+    def struct(self, name: str, /, **members: int) -> ctypes.Array[ctypes.c_uint64]:
         """A kernel structure with these members (OFF_name_member), else zeros."""
-        found = (ctypes.c_uint64 * (size // 8))()
+        found = (ctypes.c_uint64 * 16)()
         for member, value in members.items():
             found[self.constants[f"OFF_{name}_{member}"] // 8] = value
         return found

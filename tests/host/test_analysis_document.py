@@ -13,7 +13,7 @@ import synthetic
 
 from dmatrace.analysis import document, law
 from dmatrace.analysis.summary import summaries
-from dmatrace.recording import Recording
+from dmatrace.recording import Recording, Writer
 
 PREDICTED = {"dmabuf-bio": 1.0, "udmabuf-dio": 0.0}
 
@@ -50,8 +50,9 @@ CONTRACT: dict[str, Any] = {
 # Keys added to the contract's.  A key in neither list is a mistake.
 ADDED = {
     "": {"machine", "started", "detail", "page_size", "complete", "torn"},
-    "loads": {"load_id", "failed", "refused", "partial", "stack"},
-    "loads.threads": {"clock", "sched_run_ns", "sched_wait_ns", "wake_ns"},
+    "loads": {"load_id", "failed", "refused", "partial", "stack", "steps", "module"},
+    "loads.memory": {"mapped"},
+    "loads.threads": {"clock", "owner", "sched_run_ns", "sched_wait_ns", "wake_ns"},
     "loads.stack": {"lost_exits", "overflows"},
     "target": {"strategies"},
     "self": {"bpf_runs"},
@@ -99,6 +100,18 @@ def test_times_and_sizes_are_integers(found: dict[str, Any]) -> None:
     assert type(found["loads"][0]["copies"]["per_byte"]) is float
     assert type(found["loads"][0]["verified"]) is bool
     assert json.loads(json.dumps(found)) == found
+
+
+def test_what_the_module_reported(tmp_path: Path) -> None:
+    """null where it had no part, and where the column is damaged."""
+    told = {"calls": 1, "alloc_ns": 5, "batches": 2, "read_ns": (1 << 62) + 1}
+    with Writer.create(tmp_path / "a.dmt", synthetic.META) as writer:
+        for load_id, module in enumerate((json.dumps(told), "", "[]", '{"calls": 1'), start=1):
+            synthetic.write_load(writer, load_id, "dmabuf-gather-dio", load_id, module=module)
+    loads = document(Recording.open(tmp_path / "a.dmt"))["loads"]
+    assert [load["module"] for load in loads] == [told, None, None, None]
+    (summary,) = summaries(loads)
+    assert summary.module == told
 
 
 def test_the_document_is_deterministic(tmp_path: Path) -> None:
@@ -154,18 +167,53 @@ def test_the_last_row_of_a_load_holds_and_verified_may_be_unknown() -> None:
         ("udmabuf-dio", {}, 0, "", "none", "no read"),
         ("dmabuf-dio", {"dio_errors": 1}, 0, "EFAULT", "none", "EFAULT"),
         ("dmabuf-dio", {"dio_errors": 3, "dio_bytes": 8}, 0, "", "direct", "failed 3 times"),
+        ("memfd-splice-bio", {"splice_cache_bytes": 1000}, 9, "", "buffered", "by reference"),
+        ("memfd-splice-bio", {"splice_shmem_bytes": 1000}, 0, "", "buffered", "file in memory"),
+        # What a pipe reads into pages of its own is as direct as that read was.
+        ("memfd-splice-dio", {"splice_pages_bytes": 1000, "dio_bytes": 1000}, 0, "", "direct", "1"),
+        (
+            "memfd-splice-dio",
+            {"splice_pages_bytes": 1000, "copy_read_bytes": 1000},
+            9,
+            "",
+            "buffered",
+            "although O_DIRECT",
+        ),
+        ("memfd-splice-dio", {"splice_cache_bytes": 500, "dio_bytes": 500}, 9, "", "mixed", "500"),
+        (
+            "filemap-bio",
+            {"mapped": 1000, "hits:filemap_fault": 7},
+            9,
+            "",
+            "buffered",
+            "1000 B mapped by page faults; the page cache gained 9 B; 7 calls of filemap_fault",
+        ),
+        ("filemap-bio", {"mapped": 2 << 20}, 0, "", "buffered", "1 MiB mapped"),
+        (
+            "dmabuf-dontcache-bio",
+            {"copy_read_bytes": 1000, "removed": 9},
+            9,
+            "",
+            "buffered",
+            "gained 9 B and lost 9 B",
+        ),
     ],
 )
 def test_verdicts(
     strategy: str, seen: dict[str, int], added: int, refused: str, verdict: str, says: str
 ) -> None:
     begin, end = (1, 100, 10, 0, "begin"), (1, 100, 90, 0, "end")
+    load = synthetic.load(
+        1, strategy, page_cache_added=added, page_cache_removed=seen.get("removed", 0),
+        refused=refused, mapped=seen.get("mapped", 0),
+    )  # fmt: skip
+    counted = {name: value for name, value in seen.items() if name not in ("mapped", "removed")}
     recording = synthetic.InMemory(
         {
             "snapshots": synthetic.snapshot(begin, {})
             + synthetic.snapshot(end, {"user": (80, 0, 0, 1)}),
-            "counters": synthetic.counters(end, seen),
-            "loads": [synthetic.load(1, strategy, page_cache_added=added, refused=refused)],
+            "counters": synthetic.counters(end, counted),
+            "loads": [load],
         }
     )
     (load,) = document(recording)["loads"]
@@ -177,9 +225,16 @@ def test_verdicts(
 
 def test_counters_are_differences_and_stack_guards_are_counted() -> None:
     begin, end = (1, 100, 10, 0, "begin"), (1, 100, 90, 0, "end")
-    before = {"copy_read_bytes": 100, "lost_exits": 1, "copy_pipe_bytes": 5}
-    after = {"copy_read_bytes": 170, "lost_exits": 3, "copy_pipe_bytes": 5, "copy_write_bytes": 30,
-             "copy_shmem_read_bytes": 4, "overflows": 2, "hits:filemap_read": 9}  # fmt: skip
+    before = {"copy_read_bytes": 100, "lost_exits": 1, "copy_stream_bytes": 5}
+    after = {
+        "copy_read_bytes": 170,
+        "lost_exits": 3,
+        "copy_stream_bytes": 5,
+        "copy_write_bytes": 30,
+        "copy_shmem_read_bytes": 4,
+        "overflows": 2,
+        "hits:filemap_read": 9,
+    }
     recording = synthetic.InMemory(
         {
             "snapshots": synthetic.snapshot(begin, {}) + synthetic.snapshot(end, {}),

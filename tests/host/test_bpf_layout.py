@@ -26,10 +26,13 @@ _STRUCTS = {
 }
 _FIELDS = [(kind, name) for kind in _STRUCTS for name in (field[0] for field in kind._fields_)]
 _CONSTANTS = (
-    "PHASE_MAX", "HOOK_MAX", "DEPTH_MAX", "COUNTER_MAX", "MODE_CPU", "MODE_BLOCKED",
+    "PHASE_MAX", "HOOK_MAX", "DEPTH_MAX", "COUNTER_MAX", "PHASE_OUTER", "MODE_CPU", "MODE_BLOCKED",
     "MODE_RUNNABLE", "EV_SNAPSHOT", "EV_REQUEST", "EV_BUFFER", "EV_INTERVAL",
 )  # fmt: skip
-_SNAPS = {"SNAP_BEGIN": "begin", "SNAP_END": "end", "SNAP_FORK": "fork", "SNAP_EXIT": "exit"}
+_SNAPS = {
+    "SNAP_BEGIN": "begin", "SNAP_END": "end", "SNAP_FORK": "fork", "SNAP_EXIT": "exit",
+    "SNAP_WORK_BEGIN": "work-begin", "SNAP_WORK_END": "work-end",
+}  # fmt: skip
 _BUFFERS = {"BUFFER_EXPORT": "export", "BUFFER_RELEASE": "release"}
 
 

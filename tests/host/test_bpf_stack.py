@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmatrace.bpf import layout
-from dmatrace.bpf.program import MARKER
+from dmatrace.bpf.constants import MARKER
 from dmatrace.phases import PHASE_ID, PHASES
 
 CPU, BLOCKED, RUNNABLE = "cpu", "blocked", "runnable"

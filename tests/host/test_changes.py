@@ -20,7 +20,7 @@ import pytest
 
 from dmatrace.errors import DmatraceError
 from dmatrace.session.changes import Parameter, TemporaryFile
-from dmatrace.session.runner import _environment
+from dmatrace.session.runner import environment
 
 _OWNER = """
 import sys, time
@@ -113,7 +113,7 @@ def _owner(then: str, *arguments: str) -> subprocess.Popen[bytes]:
         [sys.executable, "-c", _OWNER.format(then=then), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=_environment(),
+        env=environment(),
         start_new_session=True,
     )
     assert process.stdout

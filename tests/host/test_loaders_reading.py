@@ -11,6 +11,7 @@ import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,15 @@ from hypothesis import strategies as st
 
 from dmatrace_loaders import kernel, reading
 from dmatrace_loaders.errors import LoadError
-from dmatrace_loaders.reading import Source, open_source, pieces, read_all, read_by_block
+from dmatrace_loaders.reading import (
+    Source,
+    open_source,
+    pieces,
+    read_all,
+    read_by_block,
+    read_range,
+    running,
+)
 
 PAGE = mmap.PAGESIZE
 _FIXTURES_ARE_FINE = settings(
@@ -152,10 +161,10 @@ def test_short_reads_are_continued(
     source = open_source(str(file(size)), direct=direct, block=3 * PAGE)
     preadv, asked = os.preadv, []
 
-    def short(fd: int, buffers: list[memoryview], offset: int) -> int:
+    def short(fd: int, buffers: list[memoryview], offset: int, flags: int) -> int:
         asked.append(len(buffers[0]))
         few = source.align if direct else 1000
-        return preadv(fd, [buffers[0][:few]], offset)
+        return preadv(fd, [buffers[0][:few]], offset, flags)
 
     monkeypatch.setattr(reading.os, "preadv", short)
     with mmap.mmap(-1, 11 * PAGE) as target:
@@ -241,12 +250,10 @@ def test_what_the_body_raises_comes_after_the_threads(file: Callable[[int], Path
     size = 64 * PAGE
     source = open_source(str(file(size)), direct=False, block=PAGE)
     with mmap.mmap(-1, size) as target:
-        with (
-            pytest.raises(OSError, match="from the body"),
-            memoryview(target) as view,
-            reading.reading(source, view, pieces(source, 4), _thread),
-        ):
-            raise OSError("from the body")
+        with memoryview(target) as view:
+            work = [partial(read_range, source, view, *part) for part in pieces(source, 4)]
+            with pytest.raises(OSError, match="from the body"), running(work, _thread):
+                raise OSError("from the body")
         assert target[:] == _content(size)
     source.close()
 
@@ -339,8 +346,8 @@ def test_alignment_is_the_larger_of_memory_and_offset(
     align: int,
 ) -> None:
     monkeypatch.setattr(kernel, "dio_alignment", lambda _: kernel.DirectIo(memory, offset, known))
-    source = open_source(str(file(PAGE)), direct=True, block=align + 1)
-    assert (source.align, source.block) == (align, align)
+    source = open_source(str(file(PAGE)), direct=True, block=max(align, PAGE) + 1)
+    assert (source.align, source.block) == (align, max(align, PAGE))
     source.close()
 
 
@@ -367,10 +374,12 @@ def test_an_open_that_refuses_o_direct(
     assert "O_DIRECT: Invalid argument" in error.message
 
 
-@given(block=st.integers(0, 1 << 30))
+@given(block=st.integers(0, 1 << 30), direct=st.booleans())
 @_FIXTURES_ARE_FINE
-def test_blocks_are_whole_pages_and_never_none(file: Callable[[int], Path], block: int) -> None:
-    source = open_source(str(file(1)), direct=False, block=block)
+def test_blocks_are_whole_pages_and_never_none(
+    file: Callable[[int], Path], block: int, direct: bool
+) -> None:
+    source = open_source(str(file(1)), direct=direct, block=block)
     source.close()
     assert source.block % PAGE == 0
     assert source.block == max(PAGE, block // PAGE * PAGE)

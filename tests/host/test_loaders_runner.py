@@ -17,9 +17,15 @@ from typing import Any
 
 import pytest
 
-from dmatrace.session.runner import _environment
+from dmatrace.session.runner import environment
+from dmatrace_loaders.table import strategies
 
-HERE = ("anon-bio", "anon-dio", "memfd-bio", "memfd-dio", "memfd-rw-bio", "memfd-rw-dio")
+# Those that need nothing of the kernel that a host may lack.
+HERE = tuple(
+    name
+    for name in strategies()
+    if name.startswith(("anon-", "memfd-", "filemap-")) and "-cfr-" not in name
+)
 SIZE = 3 * (1 << 20) + 4321
 
 
@@ -33,7 +39,7 @@ class Loader:
             self.process = subprocess.Popen(
                 [*command, "--control-fd", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                env=_environment(),
+                env=environment(),
                 stderr=subprocess.PIPE,
             )
         ours.settimeout(60)
@@ -95,6 +101,22 @@ def test_hello_and_bye(loader: Loader) -> None:
     assert loader.stderr() == ""
 
 
+def test_its_own_code_is_in_memory_before_the_clock_starts(loader: Loader, file: Path) -> None:
+    """All pages of the program and its libraries are mapped: none is read within a load."""
+    loader.prepare("anon-bio", file)
+    mapped = 0
+    header = ""
+    for line in Path(f"/proc/{loader.process.pid}/smaps").read_text().splitlines():
+        name, value, *_ = line.split()
+        if "-" in name and value[-1] in "ps":
+            header = line
+        elif " r-xp " in header and "/" in header and name in ("Size:", "Rss:"):
+            mapped += int(value) if name == "Size:" else -int(value)
+            seen = header
+    assert "/" in seen
+    assert mapped == 0
+
+
 @pytest.mark.parametrize("strategy", HERE)
 def test_a_load(loader: Loader, file: Path, strategy: str) -> None:
     status = file.stat()
@@ -105,6 +127,7 @@ def test_a_load(loader: Loader, file: Path, strategy: str) -> None:
     loaded = loader.ask("go")["loaded"]
     after = time.monotonic_ns()
     assert loaded["refused"] is None
+    assert loaded["module"] is None
     (main,) = loaded["threads"]
     assert main["tid"] == loader.process.pid
     assert main["window"] == 0
@@ -313,7 +336,7 @@ def test_it_dies_with_its_controller(file: Path) -> None:
     controller = subprocess.Popen(
         [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
-        env=_environment(),
+        env=environment(),
         start_new_session=True,
     )
     assert controller.stdout

@@ -5,35 +5,52 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dmatrace_loaders import kernel, needs, table
+from dmatrace_loaders import kernel, limits, native, needs
 from dmatrace_loaders.anon import AnonRead
-from dmatrace_loaders.errors import LoadError
-from dmatrace_loaders.load import Load
+from dmatrace_loaders.errors import LoadError, ModuleMissing, Unseen
+from dmatrace_loaders.filemap import FileMap
+from dmatrace_loaders.load import Load, Settings
+from dmatrace_loaders.rows import OWN
 from dmatrace_loaders.table import Strategy, select, strategies
 
 MIB = 1 << 20
 
 # CPU copies per byte that the publications' data flows predict, per strategy: page cache to
 # buffer is one, through a user buffer it is two, direct I/O into the target none.
-_COPIES = {
-    "dmabuf-bio": 1,
-    "dmabuf-dio": 0,  # refused with EFAULT: nothing is copied
-    "udmabuf-bio": 1,
-    "udmabuf-dio": 0,
-    "udmabuf-overlap-bio": 1,
-    "udmabuf-overlap-dio": 0,
-    "memfd-bio": 1,
-    "memfd-dio": 0,
-    "memfd-rw-bio": 2,
-    "memfd-rw-dio": 1,
-    "anon-bio": 1,
-    "anon-dio": 0,
+# Copies per byte, buffered and direct (None: there is no such one).
+_COPIES: dict[str, tuple[int | None, int | None]] = {
+    "dmabuf": (1, 0),  # direct: refused with EFAULT, nothing is copied
+    "dmabuf-insertpage": (1, 0),
+    "dmabuf-rwfile": (1, 0),
+    "dmabuf-cfr": (1, 0),
+    "dmabuf-sendfile": (1, 1),
+    "dmabuf-splice": (1, 1),
+    "dmabuf-allocread": (1, 0),
+    "dmabuf-gather": (1, 0),
+    "udmabuf": (1, 0),
+    "udmabuf-mmap": (1, None),
+    "udmabuf-overlap": (1, 0),
+    "udmabuf-sendfile": (1, 1),
+    "udmabuf-splice": (1, 1),
+    "udmabuf-memfd-cfr": (1, 0),
+    "udmabuf-cfr": (1, 0),
+    "udmabuf-uring": (None, 0),
+    "udmabuf-hugetlb": (None, 0),
+    "memfd": (1, 0),
+    "memfd-rw": (2, 1),
+    "memfd-sendfile": (1, 1),
+    "memfd-splice": (1, 1),
+    "memfd-cfr": (1, 0),
+    "dmabuf-dontcache": (1, None),
+    "filemap": (0, None),
+    "anon": (1, 0),
 }
 
 
@@ -46,17 +63,21 @@ def _fresh() -> Iterator[None]:
 
 
 def test_names_are_unique_and_of_the_contracts_form() -> None:
-    names = [strategy.name for strategy in table._OWN]
+    names = [strategy.name for strategy in OWN]
     assert len(names) == len(set(names))
     for name in names:
-        assert re.fullmatch(r"(dmabuf|udmabuf|memfd|anon|filemap)(-[a-z]+)?-(bio|dio)", name)
+        assert re.fullmatch(r"(dmabuf|udmabuf|memfd|anon|filemap)(-[a-z]+){0,2}-(bio|dio)", name)
         assert strategies()[name].direct is name.endswith("-dio")
 
 
 def test_predicted_copies() -> None:
-    assert {name: _COPIES[name] for name in strategies() if name in _COPIES} == _COPIES
-    for name, strategy in strategies().items():
-        assert strategy.copies == _COPIES[name], f"{name} has no predicted copies in this test"
+    expected = {
+        f"{family}-{path}": copies
+        for family, both in _COPIES.items()
+        for path, copies in zip(("bio", "dio"), both, strict=True)
+        if copies is not None
+    }
+    assert {name: strategy.copies for name, strategy in strategies().items()} == expected
 
 
 def test_the_data_flow_says_as_many_copies_as_are_predicted() -> None:
@@ -148,7 +169,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[object]
 
 def test_a_vendors_strategies(install: object) -> None:
     install({"one": "acme_loaders:one", "more": "acme_loaders:several"})  # type: ignore[operator]
-    names = [strategy.name for strategy in table._OWN]
+    names = [strategy.name for strategy in OWN]
     assert list(strategies())[: len(names)] == names
     assert set(strategies()) - set(names) == {"acme-bio", "acme-1-dio", "acme-2-dio"}
     (chosen,) = select("acme-1-dio")
@@ -181,7 +202,7 @@ def test_a_broken_entry_point_is_a_strategy_that_cannot_run(
     install: object, value: str, code: str, why: str
 ) -> None:
     install({"acme": value}, code)  # type: ignore[operator]
-    assert list(strategies()) == [*(strategy.name for strategy in table._OWN), "acme"]
+    assert list(strategies()) == [*(strategy.name for strategy in OWN), "acme"]
     (broken,) = select("acme")
     with pytest.raises(LoadError) as caught:
         broken.check(1)
@@ -202,7 +223,8 @@ class _Kernel:
         self.device.touch()
         monkeypatch.setattr(kernel, "UDMABUF", str(self.device))
         monkeypatch.setattr(kernel, "HEAP", str(root / "heap"))
-        monkeypatch.setattr(needs, "_PARAMETERS", root)
+        monkeypatch.setattr(limits, "UDMABUF_SIZE", root / "size_limit_mb")
+        monkeypatch.setattr(limits, "HUGE_PAGES", root)
         monkeypatch.setattr(needs, "_MEMINFO", root / "meminfo")
 
     def limit(self, mib: int) -> None:
@@ -324,22 +346,132 @@ def test_needs_are_asked_for_whole_pages(fake: _Kernel) -> None:
 def test_which_strategies_need_which_device(fake: _Kernel) -> None:
     fake.available(1 << 20)
     fake.device.unlink()
+    # Its first need is io_uring, which this machine may lack.
     cannot = {s.name: str(e) for s in strategies().values() if (e := _refusal(s.check, MIB))}
     assert {name for name, why in cannot.items() if "udmabuf" in why} == {
-        name for name in strategies() if name.startswith("udmabuf-")
+        name for name in strategies() if name.startswith("udmabuf-") and "uring" not in name
     }
+    # What the module allocates itself needs no heap.
+    own = ("dmabuf-insertpage-", "dmabuf-allocread-", "dmabuf-gather-")
     assert {name for name, why in cannot.items() if "dma-heap" in why} == {
-        name for name in strategies() if name.startswith("dmabuf-")
+        name for name in strategies() if name.startswith("dmabuf-") and not name.startswith(own)
     }
 
 
-def test_every_strategy_has_a_load_of_its_own() -> None:
+def test_which_strategies_need_the_module(fake: _Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is all else: it is the last thing that they look for."""
+    fake.available(1 << 20)
+    (fake.root / "heap").touch()
+    for limit in ("free", "resv", "nr"):
+        (fake.root / f"{limit}_hugepages").write_text("1024\n" if limit != "resv" else "0\n")
+    monkeypatch.setattr(native, "_SYSFS", fake.root / "no-such-module")
+    errors = {s.name: _refusal(s.check, MIB) for s in OWN}
+    missing = {name for name, error in errors.items() if isinstance(error, ModuleMissing)}
+    kinds = "insertpage|rwfile|sendfile|splice|allocread|gather|cfr"
+    assert missing == {
+        name
+        for name in errors
+        if re.fullmatch(rf"dmabuf-({kinds})-.io|(memfd|udmabuf|udmabuf-memfd)-cfr-.io", name)
+    }
+    for name in missing:
+        error = errors[name]
+        assert error
+        assert "--load-module" in error.do
+
+
+def test_a_module_that_may_not_be_opened(fake: _Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied() -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(native, "_SYSFS", fake.root)
+    monkeypatch.setattr(native, "Device", denied)
+    assert isinstance(_refusal(native.module, MIB), Unseen)
+
+
+def test_which_options_strategies_heed() -> None:
+    """What --jobs and the others do is told before a recording; here, by hand, once more."""
+    single = {"memfd-rw", "filemap", "udmabuf-uring", "dmabuf-allocread"}
+    for strategy in OWN:
+        family = strategy.name.rpartition("-")[0]
+        heeded = {"block", "jobs"}
+        heeded -= {"jobs"} if family in single else set()
+        heeded -= {"block"} if family == "filemap" else set()
+        heeded |= {"depth"} if family == "udmabuf-uring" else set()
+        heeded |= {"gather"} if family == "dmabuf-gather" else set()
+        assert set(strategy.options) == heeded, strategy.name
+
+
+def test_every_strategy_makes_a_load(disk: Path) -> None:
+    path = disk / "file"
+    path.write_bytes(b"x" * 5000)
     for strategy in strategies().values():
-        assert issubclass(strategy.load, Load)
-        assert not strategy.load.__abstractmethods__
         assert needs.memory in strategy.needs
+        source = replace(strategy, flags=0).open(str(path), 1 << 20)
+        load = strategy.load(source, Settings(1, 1, lambda work: work))
+        assert isinstance(load, Load)
+        # What is asked of the machine is what the load will ask for.
+        if not isinstance(load, FileMap):
+            assert load.size == strategy.room(5000)
+        load.close()
+        source.close()
+
+
+@given(free=st.integers(0, 2000), reserved=st.integers(0, 100), pages=st.integers(1, 1 << 20))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_huge_pages(fake: _Kernel, free: int, reserved: int, pages: int) -> None:
+    """What --raise-limits sets is enough, and what is reserved for others is not free."""
+    reserved = min(reserved, free)
+    for name, value in (("free", free), ("resv", reserved), ("nr", free + 7)):
+        (fake.root / f"{name}_hugepages").write_text(f"{value}\n")
+    size = pages << 12
+    wanted = limits.HUGE.wanted(size)
+    refused = _refusal(needs.huge_pages, size)
+    assert (refused is None) is (wanted is None)
+    if wanted is not None:
+        more = wanted - (free + 7)
+        assert (free + more - reserved) * kernel.HUGE_PAGE >= size
+        assert (free + more - 1 - reserved) * kernel.HUGE_PAGE < size
+
+
+def test_huge_pages_round_a_udmabuf_up(fake: _Kernel) -> None:
+    """To what the limit has to take as well."""
+    fake.available(1000)
+    for name in ("free", "resv", "nr"):
+        (fake.root / f"{name}_hugepages").write_text("100\n" if name != "resv" else "0\n")
+    size = 64 * MIB + 4321
+    fake.limit(65)
+    huge = replace(strategies()["udmabuf-hugetlb-dio"])
+    assert _refusal(strategies()["udmabuf-dio"].check, size) is None
+    error = _refusal(huge.check, size)
+    assert error
+    assert "at most 65 MiB" in error.message
+    assert limits.UDMABUF.wanted(huge.room(size)) == 67
+    fake.limit(66)
+    assert _refusal(huge.check, size) is None
+
+
+def test_no_huge_pages(fake: _Kernel) -> None:
+    error = _refusal(needs.huge_pages, 4096)
+    assert error
+    assert "no huge pages" in error.message
 
 
 def test_the_page_names_every_strategy() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "record.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text()
     assert [name for name in strategies() if f"`{name}`" not in page] == []
+
+
+def test_the_publications_tables_are_whole_and_in_order() -> None:
+    """H3's 23 rows in their order, and a strategy for each row of the other tables."""
+    sources = [source for strategy in OWN for source in strategy.sources]
+    rows = [source.split(" ")[1].rstrip(",") for source in sources if re.match(r"H3 \d", source)]
+    assert rows == [str(n) for n in range(1, 23)]
+    assert "H3 1, 23" in sources
+    for known in (
+        "V2 normal", "V2 udmabuf buffer I/O", "V2 udmabuf direct I/O", "V2 sendfile buffer I/O",
+        "V2 sendfile direct I/O", "V2 patch 1 direct I/O", "V2 patch 1-4 buffer I/O, 5",
+        "V2 patch 1-4 direct I/O, 5", "LL BIO", "LL DIO", "H2 patch 1-2", "H2 dmabuf buffer read",
+        "H2 udmabuf buffer read", "H2 udmabuf direct read", "H2 udmabuf buffer sendfile",
+        "H2 udmabuf direct sendfile", "CLK section 3", "CLK in-kernel parallel read",
+    ):  # fmt: skip
+        assert known in sources

@@ -21,6 +21,10 @@ from dmatrace.report.layout import Style
 
 _ANSI = re.compile(r"\033\[[0-9;]*m")
 BIG = st.integers(0, (1 << 63) - 1)
+_MODULE = (
+    "calls", "batches", "bytes", "buffer_length", "alloc_ns", "map_ns", "vmap_ns", "read_ns",
+    "zero_ns", "overlap_ns", "wait_ns", "total_ns", "of_a_later_version",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -57,6 +61,7 @@ def _load(draw: st.DrawFn, name: str) -> dict[str, Any]:
         "threads": [{
             "tid": 1, "comm": draw(words), "wall_ns": draw(BIG), "clock": "loader",
             "sched_run_ns": None, "sched_wait_ns": None, "wake_ns": 0,
+            "owner": draw(st.none() | st.integers(1, 1 << 22)),
             "phases": [{"phase": phase, **{kind: draw(BIG) for kind in kinds}}
                        for phase in phases],
         }],
@@ -67,6 +72,8 @@ def _load(draw: st.DrawFn, name: str) -> dict[str, Any]:
                   "latency_ns": {key: draw(BIG) for key in ("p50", "p90", "p99", "max")}},
         "direct": {"verdict": "mixed", "direct_bytes": 1, "buffered_bytes": 1, "why": draw(words)},
         "overlap": {key: draw(BIG) for key in ("alloc_ns", "io_ns", "both_ns")},
+        "module": draw(st.none() | st.dictionaries(st.sampled_from(_MODULE), BIG)),
+        "steps": draw(st.dictionaries(st.sampled_from(_MODULE), BIG)),
         "stack": {"lost_exits": draw(BIG), "overflows": draw(BIG)},
     }  # fmt: skip
 
@@ -218,6 +225,60 @@ def test_overlap_is_told_where_there_is_some(found: dict[str, Any]) -> None:
     for load in found["loads"]:
         load["overlap"]["both_ns"] = 0
     assert "both at once" not in text.render(found)
+
+
+def test_what_the_module_reported(found: dict[str, Any]) -> None:
+    assert "loader module " not in text.render(found).replace("loader module is not loaded", "")
+    found["loads"][0]["module"] = {
+        "calls": 1, "batches": 3, "buffer_length": 4096, "alloc_ns": 188_802_693,
+        "vmap_ns": 42_491_385, "read_ns": 4_180_876_702, "zero_ns": 0, "overlap_ns": 1_000_000,
+        "wait_ns": 2_000_000, "total_ns": 5_000_000_000,
+    }  # fmt: skip
+    lines = [line.split() for line in text.render(found).splitlines()]
+    head = ["loader", "module", "alloc", "map", "vmap", "read", "overlap", "wait", "batches"]
+    row = lines[lines.index(head) + 1]
+    assert " ".join(row) == "dmabuf-bio 189 ms - 42.5 ms 4.18 s 1.00 ms 2.00 ms 3"
+    # Of several rounds, each figure's median.
+    second = copy.deepcopy(found["loads"][0])
+    second["module"] = {"calls": 4, "map_ns": 3_000_000, "alloc_ns": 100_000_000}
+    found["loads"].append(second)
+    lines = [line.split() for line in text.render(found).splitlines()]
+    assert lines[lines.index(head) + 1][:3] == ["dmabuf-bio", "144", "ms"]
+
+
+def test_the_steps_of_the_module_as_traced(found: dict[str, Any]) -> None:
+    """Under what the module says of them; alone where it said nothing."""
+    first, second = found["loads"]
+    first["module"] = {"alloc_ns": 188_802_693, "read_ns": 4_180_876_702, "batches": 1}
+    for load in (first, second):
+        load["steps"] = {"alloc_ns": 188_000_000, "vmap_ns": 42_491_385, "read_ns": 4_170_000_000}
+    lines = text.render(found).splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("loader module "))
+    assert [" ".join(line.split()) for line in lines[at + 1 : at + 4]] == [
+        "dmabuf-bio 189 ms - - 4.18 s - - 1",
+        "traced 188 ms - 42.5 ms 4.17 s - - -",
+        "udmabuf-dio 188 ms - 42.5 ms 4.17 s - - -",
+    ]
+
+
+def test_workers_are_told_apart(found: dict[str, Any]) -> None:
+    assert "workers" not in text.render(found)
+    phases = [{"phase": "dio", "cpu_ns": 0, "blocked_ns": 750_000, "runnable_ns": 0, "count": 1},
+              {"phase": "module", "cpu_ns": 250_000, "blocked_ns": 0, "runnable_ns": 0,
+               "count": 1}]  # fmt: skip
+    for number in (1, 2):
+        found["loads"][1]["threads"].append({
+            "tid": number, "comm": f"kworker/u8:{number}", "wall_ns": 1_000_000, "owner": 100,
+            "clock": "tracer", "sched_run_ns": None, "sched_wait_ns": None, "phases": phases,
+        })  # fmt: skip
+    report = " ".join(text.render(found).split())
+    assert "udmabuf-dio 2 worked 2.00 ms for it (kworker): dio 75%, module 25%" in report
+
+
+def test_a_hook_without_a_phase_is_named_without(found: dict[str, Any]) -> None:
+    found["hooks"] = [{"name": "x", "phase": None, "attached": None, "hides": "what it counts"}]
+    assert "None" not in text.render(found)
+    assert "what it counts" in text.render(found)
 
 
 def test_an_empty_recording_is_a_sentence(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ typedef long long s64;
 #define __always_inline inline __attribute__((always_inline))
 #define BPF_RB_NO_WAKEUP 1
 
-u64 host_clock, host_pid_tgid;
+u64 host_clock, host_pid_tgid, host_task;
 char host_comm[16];
 
 static u64 bpf_ktime_get_ns(void)
@@ -29,6 +29,11 @@ static u64 bpf_get_current_pid_tgid(void)
 	return host_pid_tgid;
 }
 
+static u64 bpf_get_current_task(void)
+{
+	return host_task;
+}
+
 static int bpf_get_current_comm(void *into, u32 size)
 {
 	memcpy(into, host_comm, size < sizeof(host_comm) ? size : sizeof(host_comm));
@@ -37,7 +42,7 @@ static int bpf_get_current_comm(void *into, u32 size)
 
 static int bpf_probe_read_kernel(void *into, u32 size, const void *from)
 {
-	if (!from)
+	if ((u64)from < 4096)
 		return -14;
 	memcpy(into, from, size);
 	return 0;

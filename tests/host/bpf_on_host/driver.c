@@ -31,9 +31,10 @@ void host_reset(void)
 	memset(files_slots, 0, sizeof(files_slots));
 	memset(owners_slots, 0, sizeof(owners_slots));
 	memset(flights_slots, 0, sizeof(flights_slots));
+	memset(dios_slots, 0, sizeof(dios_slots));
 	memset(lost_slots, 0, sizeof(lost_slots));
 	memset(pinned_slots, 0, sizeof(pinned_slots));
-	host_clock = host_pid_tgid = host_ring_used = host_ring_full = 0;
+	host_clock = host_pid_tgid = host_task = host_ring_used = host_ring_full = 0;
 }
 
 struct thread *host_thread(u32 tid)

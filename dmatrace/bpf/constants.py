@@ -1,0 +1,92 @@
+"""What the C files take from outside, as -D constants: numbers, offsets, sizes of maps."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable
+
+from dmatrace.bpf.btf import Btf
+from dmatrace.bpf.hook import ENTRY_HANDLERS, EXIT_HANDLERS
+from dmatrace.bpf.hooks import HOOKS
+from dmatrace.bpf.offsets import ABIS, OFFSETS, OPTIONAL_OFFSETS
+from dmatrace.errors import CannotHere
+from dmatrace.phases import PHASES
+
+# First argument of the loaders' marker prctl: no option of prctl(2), which answers EINVAL.
+MARKER = 0x444D5452  # "DMTR"
+
+THREADS_MAX = 4096
+FILES_MAX = 16384
+REQUESTS_MAX = 16384
+DIOS_MAX = 4096
+RING_PAGES = 2048  # 8 MiB: 20,000 requests beside 3,000 snapshots between two polls
+
+
+def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
+    """What the C files take from outside: numbers of phases and handlers, offsets, map sizes."""
+    machine = platform.machine()
+    if machine not in ABIS:
+        raise CannotHere(
+            f"the registers of {machine} are not in the table",
+            do="add them to ABIS in dmatrace/bpf/offsets.py",
+        )
+    abi = ABIS[machine]
+    values = {
+        "HOOK_SYSCALL": 0,
+        "HOOK_MODULE_READ": hook_number("dmatrace_loader_read"),
+        "MARKER": MARKER,
+        "NR_PRCTL": abi.prctl,
+        "THREADS_MAX": THREADS_MAX,
+        "FILES_MAX": FILES_MAX,
+        "REQUESTS_MAX": REQUESTS_MAX,
+        "DIOS_MAX": DIOS_MAX,
+        "RING_PAGES": RING_PAGES,
+        "FOLLOW_FORK": int(follow_fork),
+    }
+    values |= {f"PHASE_{_constant(phase)}": n for n, phase in enumerate(PHASES)}
+    values |= {f"ENTRY_{_constant(name)}": n for n, name in enumerate(ENTRY_HANDLERS)}
+    values |= {f"EXIT_{_constant(name)}": n for n, name in enumerate(EXIT_HANDLERS)}
+    for struct, paths, name in OFFSETS:
+        offset = _offset(btf, struct, paths)
+        if offset is None:
+            raise CannotHere(
+                f"this kernel's struct {struct} has no member {' or '.join(paths)}",
+                do="report the kernel version: OFFSETS in dmatrace/bpf/offsets.py needs a row",
+            )
+        values[f"OFF_{name}"] = offset
+    for struct, paths, name in OPTIONAL_OFFSETS:
+        values[f"OFF_{name}"] = _offset(btf, struct, paths) or 0
+    head = btf.enum_value("pageflags", "PG_head")
+    if head is None:
+        raise CannotHere("this kernel's enum pageflags has no PG_head", do="report the kernel")
+    values["BIT_PG_head"] = head
+    for number, register in enumerate(abi.arguments):
+        values[f"OFF_ARG{number}"] = _register(btf, register)
+    values["OFF_RETURN"] = _register(btf, abi.result)
+    return values
+
+
+def _offset(btf: Btf, struct: str, paths: Iterable[str]) -> int | None:
+    return next((o for p in paths if (o := btf.offset(struct, p)) is not None), None)
+
+
+def lacking(btf: Btf) -> set[str]:
+    """The optional members that this kernel's structures do not have."""
+    return {name for struct, paths, name in OPTIONAL_OFFSETS if _offset(btf, struct, paths) is None}
+
+
+def hook_number(name: str) -> int:
+    """A hook's number in the BPF program: its place in the table, from 1 on."""
+    return next(n for n, hook in enumerate(HOOKS, start=1) if hook.name == name)
+
+
+def _register(btf: Btf, name: str) -> int:
+    base, _, index = name.partition("[")
+    offset = btf.offset("pt_regs", base)
+    if offset is None:
+        raise CannotHere(f"struct pt_regs has no {base}", do="report the kernel")
+    return offset + 8 * int(index.rstrip("]") or 0)
+
+
+def _constant(name: str) -> str:
+    return name.upper().replace("-", "_")

@@ -1,0 +1,59 @@
+"""Types of arguments that several verbs take, as argparse wants them."""
+
+from __future__ import annotations
+
+import argparse
+
+from dmatrace.errors import UsageError
+from dmatrace.sizes import format_size, parse_size
+
+
+def size(text: str) -> int:
+    """Bytes of ``512K``, ``8M``, ``1G``."""
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Bytes of ``512K,8M,1G``."""
+    return tuple(size(part) for part in text.split(","))
+
+
+def whole(text: str) -> int:
+    """A whole number, 0 included."""
+    if not text.isdecimal() or not text.isascii():
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def block(text: str) -> int:
+    """A size that one read call can have: up to 1 GiB, which is where the loader module ends."""
+    return _within(text, 1, 1 << 30)
+
+
+def gather(text: str) -> int:
+    """A size that the loader module gathers: whole pages from 1 MiB to 1 GiB."""
+    from dmatrace_loaders import kernel, native
+
+    found = _within(text, native.MIN_GATHER, native.MAX_GATHER)
+    if found % kernel.PAGE:
+        raise argparse.ArgumentTypeError(f"{text!r} is no multiple of the page size")
+    return found
+
+
+def _within(text: str, least: int, most: int) -> int:
+    found = size(text)
+    if not least <= found <= most:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not between {format_size(least)} and {format_size(most)}"
+        )
+    return found
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdecimal() or not text.isascii() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)

@@ -1,0 +1,87 @@
+"""Runs fuzz.c in the guest, and asks the kernel afterwards whether it is well."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from dmatrace.lab import places
+from tests.guest.lab import Lab
+from tests.guest.native.build import complaints, log_length
+
+#: Bytes that may be gone: lists of processors, page tables, the guest's own daemons.
+_SLACK = 16 << 20
+#: fuzz ends by itself when nothing goes on; this is for a guest that is no more.
+_SECONDS = 3600
+
+_SETTLE = """
+sync
+echo 3 > /proc/sys/vm/drop_caches
+for shrink in /sys/kernel/slab/*/shrink; do echo 1 > $shrink; done
+echo 1 > /proc/sys/vm/compact_memory
+cat /proc/meminfo /proc/slabinfo
+"""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes available, and live objects by slab cache."""
+
+    available: int
+    objects: dict[str, int]
+
+
+def _memory(lab: Lab) -> Memory:
+    available = 0
+    objects = {}
+    for line in lab.must(_SETTLE).splitlines():
+        words = line.split()
+        if words[0] == "MemAvailable:":
+            available = int(words[1]) << 10
+        elif len(words) > 6 and words[1].isdigit():
+            objects[words[0]] = int(words[1])
+    assert available
+    assert objects
+    return Memory(available, objects)
+
+
+def _fuzz(lab: Lab, program: str, seed: int, calls: int) -> str:
+    command = [program, str(seed), str(calls), "/data/native"]
+    done = lab.guest.run(command, timeout=_SECONDS)
+    said = done.stdout.decode() + done.stderr.decode(errors="replace")
+    assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{said}"
+    return said
+
+
+def _compiled(program: Path) -> str:
+    """By the host's compiler, which is not emulated; with its own libc, whatever the guest has."""
+    root = places.checkout()
+    sources = sorted((root / "tests/guest/native").glob("fuzz*.c"))
+    command = ["cc", "-O2", "-Wall", "-Werror", "-I", str(root / "native/uapi"), "-o", str(program)]
+    subprocess.run([*command, *map(str, sources), "-static", "-lpthread"], check=True)
+    return str(program)
+
+
+def run(lab: Lab, seed: int, calls: int) -> str:
+    """At least ``calls`` ioctls; what fuzz printed.  The module must be loaded, with no user."""
+    program = _compiled(lab.shared / "fuzz")
+    lab.must("mkdir -p /data/native")
+    # What the first calls of a boot leave in caches is no leak.
+    _fuzz(lab, program, seed + 1000, 500)
+    since = log_length(lab)
+    before = _memory(lab)
+    said = _fuzz(lab, program, seed, calls)
+    after = _memory(lab)
+    assert complaints(lab, since) == []
+    assert lab.must("cat /sys/module/dmatrace_loader/refcnt") == "0\n"
+    # A leak in a call that works every other time is hundreds of objects.
+    grown = {
+        name: count - before.objects.get(name, 0)
+        for name, count in after.objects.items()
+        if count - before.objects.get(name, 0) > max(calls // 50, 300)
+    }
+    assert not grown, f"{said}more objects than before: {grown}"
+    lost = before.available - after.available
+    assert lost < _SLACK, f"{said}{lost} bytes fewer are available"
+    return f"{said}MemAvailable: {-lost:+d} bytes\n"
