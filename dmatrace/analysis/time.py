@@ -189,23 +189,30 @@ def phase_rows(sums: Mapping[str, tuple[int, ...]]) -> list[dict[str, int | str]
 
 
 class OwnClock(NamedTuple):
-    """What a loading thread measured itself, over one or more windows, in ns."""
+    """What a loading thread measured itself, over one or more windows, in ns.
+
+    ``mark_ns`` is how far its wall time and the tracer's can be apart: the time that its
+    marks took.
+    """
 
     wall_ns: int
     run_ns: int
     wait_ns: int
+    mark_ns: int
 
 
 def own_clocks(threads: pd.DataFrame) -> dict[tuple[int, int], dict[int, OwnClock]]:
     """{(load, tid): {window: its own clock}} of the threads table."""
     columns = [
         "load_id", "tid", "window", "start_ns", "end_ns", "sched_run_ns", "sched_wait_ns",
+        "mark_ns",
     ]  # fmt: skip
     result: dict[tuple[int, int], dict[int, OwnClock]] = {}
-    for load_id, tid, window, start, end, run, wait in _rows(threads, columns):
+    for load_id, tid, window, start, end, run, wait, mark in _rows(threads, columns):
         windows = result.setdefault((load_id, tid), {})
-        old = windows.get(window, OwnClock(0, 0, 0))
-        windows[window] = OwnClock(old.wall_ns + end - start, old.run_ns + run, old.wait_ns + wait)
+        old = windows.get(window, OwnClock(0, 0, 0, 0))
+        new = (end - start, run, wait, mark)
+        windows[window] = OwnClock(*(a + b for a, b in zip(old, new, strict=True)))
     return result
 
 
@@ -223,6 +230,7 @@ def thread_rows(
 
     ``wall_ns`` is the loader's own clock (``clock`` "loader"); the tracer's where the
     loader said nothing, which then proves nothing about closure (``clock`` "tracer").
+    ``mark_ns`` is what its two clocks can be apart.
     ``wake_ns`` is the part of its runnable time that lies between a wakeup and a CPU.
     """
     by_tid: dict[int, list[Span]] = {}
@@ -253,6 +261,7 @@ def thread_rows(
                 "clock": "loader" if clocked else "tracer",
                 "sched_run_ns": sum(c.run_ns for c in windows.values()) if clocked else None,
                 "sched_wait_ns": sum(c.wait_ns for c in windows.values()) if clocked else None,
+                "mark_ns": sum(c.mark_ns for c in windows.values()),
                 "wake_ns": sum(counted[span].get("wake_ns", (0,))[0] for span in mine),
                 "phases": phase_list,
             }

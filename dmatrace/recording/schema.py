@@ -66,6 +66,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     # The loader's own clock, schedstat and getrusage(2), per thread and window.
     "threads": _columns(
         "load_id window tid comm:str start_ns end_ns sched_run_ns sched_wait_ns read_bytes? faults?"
+        " mark_ns?"
     ),
     # op: read|write|other.  queue_ns is the bio's, in its submitter's context.
     "requests": _columns("load_id tid tgid dev sector bytes op:str queue_ns issue_ns complete_ns"),

@@ -5,7 +5,10 @@ mark, schedstat, getrusage.  The mark is a prctl(2) with an option that does not
 exist: the kernel answers EINVAL, and a tracer that watches sys_enter takes a
 snapshot of the calling thread.  The clock is read right before each mark, and
 the tracer stamps a mark before it takes its snapshot, so both windows are
-equally long but for the difference of two calls.  Times are CLOCK_MONOTONIC ns.
+equally long but for the difference of two calls.  A CPU that is taken away
+between clock and mark makes that difference large; the clock is read behind
+them as well, so that a record says how large it can be (``mark_ns``).  Times
+are CLOCK_MONOTONIC ns.
 """
 
 from __future__ import annotations
@@ -57,6 +60,7 @@ class Window:
         self._before = self._ran()
         self.start = time.monotonic_ns()
         _prctl(MARKER, BEGIN, *self._mark, 0)
+        self._begun = time.monotonic_ns()
         return self
 
     def __exit__(
@@ -67,6 +71,7 @@ class Window:
     ) -> None:
         self.end = time.monotonic_ns()
         _prctl(MARKER, END, *self._mark, 0)
+        ended = time.monotonic_ns()
         run, wait = self._ran()
         usage, before = resource.getrusage(resource.RUSAGE_THREAD), self._usage
         os.close(self._schedstat)
@@ -79,6 +84,7 @@ class Window:
                 "window": self._mark[1],
                 "start_ns": self.start,
                 "end_ns": self.end,
+                "mark_ns": self._begun - self.start + ended - self.end,
                 "sched_run_ns": run - self._before[0],
                 "sched_wait_ns": wait - self._before[1],
                 # As in /proc/PID/task/TID/io: what it asked of block devices, in 512 bytes.

@@ -137,6 +137,7 @@ def test_a_load(loader: Loader, file: Path, strategy: str) -> None:
     assert loaded["io_ns"] > 0
     assert loaded["create_ns"] + loaded["io_ns"] == main["end_ns"] - main["start_ns"]
     assert 0 <= main["sched_run_ns"] <= after - before
+    assert 0 < main["mark_ns"] <= after - before
     assert 0 <= main["sched_wait_ns"] <= after - before
     assert loader.ask("verify") == {"verified": True, "why": ""}
     closed = loader.ask("close")["closed"]
