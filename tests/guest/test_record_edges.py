@@ -27,7 +27,9 @@ def place(lab: Lab) -> Iterator[str]:
         "mkdir /data/edges /tmp/edges && cd /data/edges"
         f" && printf x >one && head -c {ODD} /dev/urandom >odd && truncate -s 32M sparse"
         " && printf y | dd of=sparse bs=1 seek=20000000 conv=notrunc status=none"
-        " && head -c 32M /dev/urandom >/tmp/edges/memory && sync"
+        " && head -c 32M /dev/urandom >/tmp/edges/memory"
+        # The first read of a file writes its atime (relatime), and for that reads its inode.
+        " && cat one odd sparse >/dev/null && sync"
     )
     yield "/data/edges"
     lab.must("rm -r /data/edges /tmp/edges")
