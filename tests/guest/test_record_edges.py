@@ -68,10 +68,18 @@ def _closes(document: dict[str, Any]) -> list[str]:
     return broken
 
 
-def test_an_odd_size_and_three_readers(lab: Lab, place: str) -> None:
-    options = "--strategy all --jobs 3 --block 768K --verify full --raise-limits"
-    document = lab.record("odd", *options.split(), "--file", f"{place}/odd")
-    _whole(document)
+# Of each way to read, one.
+SOME = (
+    "dmabuf-bio,dmabuf-dio,dmabuf-sendfile-bio,udmabuf-dio,udmabuf-overlap-dio,"
+    "memfd-rw-dio,memfd-cfr-bio,anon-bio,anon-dio"
+)
+
+
+@pytest.mark.parametrize("chosen", [SOME, pytest.param("all", marks=pytest.mark.long)])
+def test_an_odd_size_and_three_readers(lab: Lab, place: str, chosen: str) -> None:
+    options = f"--strategy {chosen} --jobs 3 --block 768K --verify full --raise-limits"
+    document = lab.record(f"odd-{len(chosen)}", *options.split(), "--file", f"{place}/odd")
+    _whole(document, chosen)
     assert law.page_cache(document) == []
     assert law.block_bytes(document) == []
     assert law.copies(document, PREDICTED) == []
@@ -185,7 +193,12 @@ def _stopped(lab: Lab, name: str, number: signal.Signals, group: str = "") -> tu
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize(
     ("number", "group"),
-    [(signal.SIGINT, "-"), (signal.SIGINT, ""), (signal.SIGTERM, ""), (signal.SIGHUP, "")],
+    [
+        (signal.SIGINT, "-"),
+        pytest.param(signal.SIGINT, "", marks=pytest.mark.long),
+        (signal.SIGTERM, ""),
+        pytest.param(signal.SIGHUP, "", marks=pytest.mark.long),
+    ],
     ids=["ctrl-c", "int", "term", "hup"],
 )
 def test_a_signal_keeps_what_was_recorded(lab: Lab, number: signal.Signals, group: str) -> None:
