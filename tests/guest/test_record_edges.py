@@ -70,8 +70,8 @@ def _closes(document: dict[str, Any]) -> list[str]:
 
 # Of each way to read, one.
 SOME = (
-    "dmabuf-bio,dmabuf-dio,dmabuf-sendfile-bio,udmabuf-dio,udmabuf-overlap-dio,"
-    "memfd-rw-dio,memfd-cfr-bio,anon-bio,anon-dio"
+    "dmabuf-bio,dmabuf-dio,udmabuf-bio,udmabuf-dio,udmabuf-overlap-dio,"
+    "memfd-sendfile-bio,memfd-splice-dio,memfd-rw-dio,anon-bio,anon-dio"
 )
 
 
