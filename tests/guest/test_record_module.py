@@ -102,6 +102,7 @@ def test_steps_are_those_that_the_module_reports(watched: Watched) -> None:
     # The module's clock is read outside of what is traced: who is preempted in between
     # takes longer by it, but never by us.
     assert len(apart) <= 4, apart
+    assert all(mine < theirs for _, _, mine, theirs in apart), apart
 
 
 def test_allocation_and_reading_overlap_where_they_should(watched: Watched) -> None:
