@@ -108,12 +108,12 @@ def test_steps_are_those_that_the_module_reports(watched: Watched) -> None:
 def test_allocation_and_reading_overlap_where_they_should(watched: Watched) -> None:
     """A load that does one after the other has none.
 
-    Of six batches the first one's allocation overlaps nothing, and requests are short
-    beside the reads they belong to: more than half is seen in larger files.
+    Of six batches the first one's allocation overlaps nothing: how large the part is that
+    does, test_strategies.py asks of a larger file.
     """
-    for strategy, least in (("dmabuf-gather-dio", 0.2), ("udmabuf-overlap-dio", 0.2)):
+    for strategy in ("dmabuf-gather-dio", "udmabuf-overlap-dio"):
         found = watched.load(strategy)["overlap"]
-        assert found["both_ns"] > least * min(found["alloc_ns"], found["io_ns"]), strategy
+        assert 0 < found["both_ns"] <= min(found["alloc_ns"], found["io_ns"]), strategy
     for strategy in ("dmabuf-allocread-dio", "udmabuf-dio", "dmabuf-rwfile-dio"):
         assert watched.load(strategy)["overlap"]["both_ns"] == 0, strategy
 
