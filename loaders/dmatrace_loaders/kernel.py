@@ -95,6 +95,23 @@ def udmabuf_create(memfd: int, size: int) -> int:
         os.close(fd)
 
 
+def udmabuf_takes(size: int) -> bool:
+    """Whether a udmabuf of ``size`` bytes (whole pages) is within the limit; none is made.
+
+    Asked for without a memfd: udmabuf_create() looks at the size first (EINVAL), and
+    takes no page before it has the memfd (EBADF, EBADFD).  Raises OSError where the
+    device cannot be opened.
+    """
+    fd = os.open(UDMABUF, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.ioctl(fd, _UDMABUF_CREATE, _UDMABUF_DATA.pack(0xFFFFFFFF, 0, 0, size))
+    except OSError as error:
+        return error.errno != errno.EINVAL
+    finally:
+        os.close(fd)
+    return True
+
+
 def sync_start(dmabuf: int, *, write: bool) -> None:
     """DMA_BUF_IOCTL_SYNC before the CPU touches the mapping."""
     _sync(dmabuf, _SYNC_WRITE if write else _SYNC_READ)

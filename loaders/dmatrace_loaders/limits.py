@@ -26,23 +26,38 @@ class Limit:
 def udmabuf_most() -> int | None:
     """The largest udmabuf in bytes, None for any.
 
-    udmabuf_create() computes (size_limit_mb * 1024 * 1024) >> PAGE_SHIFT in an int and
-    compares it as an unsigned number: a negative one is no limit.
+    udmabuf_create() compares pages with (size_limit_mb * 1024 * 1024) >> PAGE_SHIFT, as
+    unsigned numbers.  It multiplied ints before commit 021ba7f1babd ("udmabuf: fix a buf
+    size overflow issue during udmabuf creation"), which stable kernels have too: so the
+    kernel is asked where that makes a difference.
     """
     try:
         limit = int(UDMABUF_SIZE.read_text())
     except OSError:
         return None
-    product = (limit * (1 << 20) + (1 << 31)) % (1 << 32) - (1 << 31)
-    return None if product < 0 else product
+    meant = limit << 20
+    wrapped = (meant + (1 << 31)) % (1 << 32) - (1 << 31)
+    # Negative numbers are none: as unsigned ones they are larger than any buffer.
+    wide, narrow = (None if product < 0 else product for product in (meant, wrapped))
+    if wide == narrow:
+        return wide
+    least = min(most for most in (wide, narrow) if most is not None)
+    try:
+        takes = kernel.udmabuf_takes(least + kernel.PAGE)
+    except OSError:  # nobody who could make one asks
+        return wide
+    if not takes:
+        return least
+    return wide if least == narrow else narrow
 
 
 def _udmabuf_wanted(size: int) -> int | None:
     most = udmabuf_most()
     if most is None or size <= most:
         return None
-    # 2048 wraps to a negative number and so to no limit at all, 4096 would wrap to zero.
-    return min((size >> 20) + 1, 2048)
+    wanted = (size >> 20) + 1
+    # In an int, from 2048 up to 4095 (and so on, modulo 4096) come out negative: no limit.
+    return wanted if wanted < 2048 or wanted % 4096 >= 2048 else wanted - wanted % 4096 + 2048
 
 
 def huge_pages_missing(size: int) -> int | None:

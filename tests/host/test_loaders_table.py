@@ -226,9 +226,15 @@ class _Kernel:
         monkeypatch.setattr(limits, "UDMABUF_SIZE", root / "size_limit_mb")
         monkeypatch.setattr(limits, "HUGE_PAGES", root)
         monkeypatch.setattr(needs, "_MEMINFO", root / "meminfo")
+        monkeypatch.setattr(kernel, "udmabuf_takes", self._takes)
+        self.wide = False  # whether the limit is computed in 64 bits
 
     def limit(self, mib: int) -> None:
         (self.root / "size_limit_mb").write_text(f"{mib}\n")
+
+    def _takes(self, size: int) -> bool:
+        limit = int((self.root / "size_limit_mb").read_text())
+        return _kernel_accepts(limit, size, wide=self.wide)
 
     def available(self, mib: int) -> None:
         (self.root / "meminfo").write_text(
@@ -253,13 +259,14 @@ def _refusal(need: needs.Need, size: int) -> LoadError | None:
     return refused
 
 
-def _kernel_accepts(limit_mb: int, size: int) -> bool:
+def _kernel_accepts(limit_mb: int, size: int, *, wide: bool) -> bool:
     """udmabuf_create() in drivers/dma-buf/udmabuf.c, in C's own types.
 
     pglimit is a pgoff_t, computed as (size_limit_mb * 1024 * 1024) >> PAGE_SHIFT
-    from an int.
+    from an int, or from what a u64 makes of it.
     """
-    product = ctypes.c_int(ctypes.c_int(limit_mb).value * 1024 * 1024).value
+    factor = ctypes.c_int(limit_mb).value * 1024 * 1024
+    product = ctypes.c_uint64(factor).value if wide else ctypes.c_int(factor).value
     pglimit = ctypes.c_ulong(product >> 12).value
     return ctypes.c_ulong(size >> 12).value <= pglimit
 
@@ -268,31 +275,40 @@ def _kernel_accepts(limit_mb: int, size: int) -> bool:
     deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(limit=st.one_of(st.integers(-(1 << 31), (1 << 31) - 1), st.integers(0, 10000)),
-       pages=st.integers(1, 1 << 26))  # fmt: skip
-@example(limit=64, pages=64 * 256)
-@example(limit=64, pages=64 * 256 + 1)
-@example(limit=2047, pages=2047 * 256)
-@example(limit=2047, pages=2047 * 256 + 1)
-@example(limit=2048, pages=1 << 26)
-@example(limit=4096, pages=1)
-def test_the_overflow_of_udmabufs_limit(fake: _Kernel, limit: int, pages: int) -> None:
+       pages=st.integers(1, 1 << 26), wide=st.booleans())  # fmt: skip
+@example(limit=64, pages=64 * 256, wide=False)
+@example(limit=64, pages=64 * 256 + 1, wide=False)
+@example(limit=2047, pages=2047 * 256, wide=True)
+@example(limit=2047, pages=2047 * 256 + 1, wide=False)
+@example(limit=2048, pages=1 << 26, wide=False)
+@example(limit=2048, pages=1 << 26, wide=True)
+@example(limit=4096, pages=1, wide=False)
+@example(limit=4096, pages=1, wide=True)
+def test_the_overflow_of_udmabufs_limit(fake: _Kernel, limit: int, pages: int, wide: bool) -> None:
     fake.limit(limit)
+    fake.wide = wide
     size = pages << 12
     refused = _refusal(needs.udmabuf, size)
-    assert (refused is None) is _kernel_accepts(limit, size)
+    assert (refused is None) is _kernel_accepts(limit, size, wide=wide)
     if refused:
         # What it advises must do.
         advised = int(re.findall(r"echo (\d+) >", refused.do)[0])
         fake.limit(advised)
         assert _refusal(needs.udmabuf, size) is None
-        assert _kernel_accepts(advised, size)
+        assert all(_kernel_accepts(advised, size, wide=wide) for wide in (False, True))
 
 
 @pytest.mark.parametrize(
-    ("limit", "takes"), [(64, 64), (2047, 2047), (2048, None), (4095, None), (4096, 0), (4097, 1)]
-)
-def test_what_a_limit_means(fake: _Kernel, limit: int, takes: int | None) -> None:
+    ("limit", "takes", "wide"),
+    [
+        (64, 64, False), (2047, 2047, False), (2048, None, False), (4095, None, False),
+        (4096, 0, False), (4097, 1, False), (64, 64, True), (2048, 2048, True),
+        (4096, 4096, True), (4097, 4097, True), (-1, None, True), (-1, None, False),
+    ],
+)  # fmt: skip
+def test_what_a_limit_means(fake: _Kernel, limit: int, takes: int | None, wide: bool) -> None:
     fake.limit(limit)
+    fake.wide = wide
     if takes is None:
         assert _refusal(needs.udmabuf, 1 << 45) is None
         return
