@@ -117,6 +117,42 @@ def small(lab: Lab) -> Iterator[str]:
     lab.must(f"rm /data/small; echo 64 >{SIZE_LIMIT}")
 
 
+_LIMITS = """
+import os
+from dmatrace_loaders import kernel, limits
+MIB = 1 << 20
+
+def made(size):
+    memfd = kernel.memfd("limit", size)
+    try:
+        os.close(kernel.udmabuf_create(memfd, size))
+    except OSError:
+        return False
+    finally:
+        os.close(memfd)
+    return True
+
+at = [kernel.PAGE, MIB, MIB + kernel.PAGE, 64 * MIB, 64 * MIB + kernel.PAGE]
+for value in (1, 64, 2047, 2048, 4096, 4097, -1):
+    limits.UDMABUF_SIZE.write_text(str(value))
+    most = limits.udmabuf_most()
+    assert [made(size) for size in at] == [most is None or size <= most for size in at], value
+large = 2048 * MIB + kernel.PAGE
+limits.UDMABUF_SIZE.write_text("2048")
+most = limits.udmabuf_most()
+assert made(large) is (most is None), most
+limits.UDMABUF_SIZE.write_text("64")
+limits.UDMABUF_SIZE.write_text(str(limits.UDMABUF.wanted(large)))
+assert made(large)
+"""
+
+
+@pytest.mark.usefixtures("small")
+def test_udmabufs_limit_is_what_the_kernel_makes_of_it(lab: Lab) -> None:
+    """Buffers below and above what it is said to be, 2 GiB and a page among them."""
+    lab.must(f"python3 -c '{_LIMITS}'")
+
+
 @pytest.mark.long
 def test_the_list_agrees_with_what_record_does(lab: Lab, small: str, ko: str) -> None:
     """Without the module and with it; udmabuf's limit refuses the file both times."""
