@@ -28,6 +28,7 @@ _HEAP_DATA = struct.Struct("=QIIQ")  # len, fd, fd_flags, heap_flags
 _UDMABUF_CREATE = 0x40187542
 _UDMABUF_DATA = struct.Struct("=IIQQ")  # memfd, flags, offset, size
 _UDMABUF_CLOEXEC = 1
+_NO_FD = 0xFFFFFFFF
 
 # include/uapi/linux/dma-buf.h: _IOW('b', 0, struct dma_buf_sync)
 _DMA_BUF_SYNC = 0x40086200
@@ -100,15 +101,14 @@ def udmabuf_takes(size: int) -> bool:
 
     Asked for without a memfd: udmabuf_create() looks at the size first (EINVAL), and
     takes no page before it has the memfd (EBADF, EBADFD).  Raises OSError where the
-    device cannot be opened.
+    kernel does not come to that.
     """
-    fd = os.open(UDMABUF, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.ioctl(fd, _UDMABUF_CREATE, _UDMABUF_DATA.pack(0xFFFFFFFF, 0, 0, size))
+        os.close(udmabuf_create(_NO_FD, size))
     except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.EBADFD):
+            raise
         return error.errno != errno.EINVAL
-    finally:
-        os.close(fd)
     return True
 
 

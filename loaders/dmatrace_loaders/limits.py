@@ -56,8 +56,11 @@ def _udmabuf_wanted(size: int) -> int | None:
     if most is None or size <= most:
         return None
     wanted = (size >> 20) + 1
-    # In an int, from 2048 up to 4095 (and so on, modulo 4096) come out negative: no limit.
-    return wanted if wanted < 2048 or wanted % 4096 >= 2048 else wanted - wanted % 4096 + 2048
+    # Enough in 64 bits; in an int, too, up to 2047, and where 2048 up to 4095 (modulo 4096)
+    # come out negative: no limit.
+    if wanted >= 2048 and wanted % 4096 < 2048:
+        wanted += 2048 - wanted % 4096
+    return wanted
 
 
 def huge_pages_missing(size: int) -> int | None:

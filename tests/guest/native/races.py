@@ -164,7 +164,6 @@ def _recycled_fds() -> None:
         numbers = {found._fd: other, os.dup(file): made, os.dup(made): other}
         kept = {number: os.dup(number) for number in numbers}
         _, from_file, into = numbers
-
         draw = random.Random(12)
 
         def change() -> None:
