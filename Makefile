@@ -48,15 +48,19 @@ demo: image ## record two loads of a fresh file in the lab guest and compare the
 	        -o $(DEMO_OUT)
 	$(BIN)/dmatrace report $(DEMO_OUT)
 
+# The host's tests side by side, then one guest, which wants the processors for itself.
+# A failure of the first does not hide one of the second.
+run-tests = sh -c '$(PYTEST) -n logical --durations=10 tests/host; host=$$?; \
+    $(PYTEST) --durations=30 tests/guest && exit $$host'
+
 test: image ## the whole suite: on the host and in the guest
-	DMATRACE_REQUIRE_GUEST=1 $(PYTEST) --durations=20 tests/host tests/guest
+	DMATRACE_REQUIRE_GUEST=1 $(run-tests)
 
 test-host: setup ## the tests that need no guest
-	$(PYTEST) tests/host
+	$(PYTEST) -n logical tests/host
 
 test-long: image ## the suite on every kernel (KERNELS=6.12,7.2: on those), and what takes hours
-	DMATRACE_REQUIRE_GUEST=1 DMATRACE_LONG=1 DMATRACE_KERNELS=$(KERNELS) \
-	    $(PYTEST) --durations=20 tests/host tests/guest
+	DMATRACE_REQUIRE_GUEST=1 DMATRACE_LONG=1 DMATRACE_KERNELS=$(KERNELS) $(run-tests)
 
 bench: image ## what the tracer costs, in the guest; wants a machine with nothing else to do
 	$(BIN)/python benchmarks/overhead.py

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # Rows per Parquet row group: streams have one small batch per poll, and a
 # row group each would make the file larger than the data.
 _ROW_GROUP = 1 << 16
+_BUFFER = 1 << 18  # bytes of a batch that become one write(2)
 _TEMPORARY = ".tmp"
 
 
@@ -132,7 +133,8 @@ class Writer:
 
         self._schemas[table] = layout = schema.arrow_schema(table)
         file = self.path / (table + schema.STREAM)
-        sink = pa.OSFile(str(file), "wb")
+        # Arrow writes a batch in many pieces; each would be a system call.
+        sink = file.open("wb", buffering=_BUFFER)
         stream = pa.ipc.new_stream(sink, layout)
         self._streams[table] = (sink, stream)
         # Arrow writes the schema with the first batch: make that now.

@@ -66,7 +66,7 @@ def kprobe(lab: Lab, model: str) -> Watched:
     return watch(lab, model, "kprobe")
 
 
-@pytest.fixture(params=["fentry", "kprobe"])
+@pytest.fixture(params=["fentry", pytest.param("kprobe", marks=pytest.mark.long)])
 def watched(lab: Lab, request: pytest.FixtureRequest) -> Watched:
     """The two recordings of every strategy, one after the other."""
     found: Watched = request.getfixturevalue(request.param)

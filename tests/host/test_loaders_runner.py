@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -274,9 +274,12 @@ def _mapped(pid: int) -> int:
         return int(line.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _rounds(loader: Loader, ways: list[Callable[[str], None]], times: int) -> None:
-    for n in range(times):
-        ways[n % len(ways)](HERE[n % len(HERE)])
+def _settled(pid: int) -> tuple[int, int, int]:
+    """What is open once only one thread is left: one that was joined may still be ending."""
+    deadline = time.monotonic() + 30
+    while (found := _open(pid))[2] > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
 
 
 def test_nothing_leaks_over_50_loads(loader: Loader, disk: Path, file: Path) -> None:
@@ -307,14 +310,28 @@ def test_nothing_leaks_over_50_loads(loader: Loader, disk: Path, file: Path) -> 
         assert "cannot" in loader.prepare(strategy, disk / "missing")
 
     ways = [whole, abandoned, only_prepared, failed, refused]
-    _rounds(loader, ways, len(ways) * len(HERE))
-    whole("memfd-bio")
-    before, mapped = _open(pid), _mapped(pid)
-    _rounds(loader, ways, 50)
-    whole("memfd-bio")
-    assert _open(pid) == before
-    assert _mapped(pid) - mapped < SIZE
+
+    def rounds(count: int) -> tuple[tuple[int, int, int], int]:
+        """What is open and mapped after them."""
+        for n in range(count):
+            ways[n % len(ways)](HERE[n % len(HERE)])
+        whole("memfd-bio")
+        return _settled(pid), _mapped(pid)
+
+    before, mapped = rounds(len(ways) * len(HERE))
+    grown = []
+    # glibc keeps stacks for further threads, and makes another where one still ends: what is
+    # lost is lost each time.
+    for _ in range(3):
+        after, now = rounds(50)
+        assert after == before
+        grown.append(now - mapped)
+        if grown[-1] < SIZE:
+            break
+        mapped = now
+    assert min(grown) < SIZE, grown
     # The same counts see a load that is open: the file, the memfd, and mmap's own copy of it.
+    mapped = _mapped(pid)
     abandoned("memfd-bio")
     assert _open(pid) == (before[0] + 3, before[1] + 1, before[2])
     assert _mapped(pid) - mapped >= SIZE
