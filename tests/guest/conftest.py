@@ -24,6 +24,16 @@ def _chosen() -> list[kernels.Kernel]:
     return [kernels.find(name) for name in names.split(",")]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Side by side (-n 2) each worker has a guest; tests that share more stay together."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            shared = {"fentry", "kprobe", "watched"} & set(item.fixturenames)
+            machine = item.callspec.params.get("guest") if hasattr(item, "callspec") else None
+            name = getattr(machine, "name", "") + ("watched" if shared else item.path.stem)
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
 @pytest.fixture(scope="session", params=_chosen(), ids=lambda kernel: kernel.name)
 def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
     """A running guest; tests that use it run once per kernel and share it."""
@@ -41,7 +51,8 @@ def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
 @pytest.fixture(scope="session")
 def lab(guest: Guest) -> Iterator[Lab]:
     """The guest with helpers for recordings."""
-    shared = places.checkout() / "build" / "tests" / guest.kernel.name
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    shared = places.checkout() / "build" / "tests" / f"{guest.kernel.name}{worker}"
     shutil.rmtree(shared, ignore_errors=True)
     shared.mkdir(parents=True)
     yield Lab(guest, shared)

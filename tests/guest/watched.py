@@ -13,9 +13,9 @@ from tests.guest.lab import SIZE_LIMIT, Lab
 from tests.guest.native.build import built, loaded
 
 MIB = 1 << 20
-SIZE = 48 * MIB
-LIMIT_MB = 32  # udmabuf's limit meanwhile, which --raise-limits has to raise
-GATHER = 8 * MIB  # six batches: the first is read while the second is allocated
+SIZE = 24 * MIB
+LIMIT_MB = 16  # udmabuf's limit meanwhile, which --raise-limits has to raise
+GATHER = 4 * MIB  # six batches: the first is read while the second is allocated
 
 
 @dataclass(frozen=True)
