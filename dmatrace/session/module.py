@@ -16,11 +16,11 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from dmatrace.errors import CannotHere, DmatraceError
-from dmatrace.lab.places import Temporary
 from dmatrace.session import preflight
 from dmatrace.session.changes import Module, Say
 from dmatrace_loaders import native
@@ -87,10 +87,11 @@ def built(say: Say, checkout: Path = _CHECKOUT) -> Path:
         headers = _headers(release)
         with _writing(cache):
             _make_directory(cache)
-            with Temporary(cache, "building-") as temporary:
+            # Not below the checkout, which several guests may share and build in at once.
+            with tempfile.TemporaryDirectory(prefix="dmatrace-module-") as temporary:
                 say(f"building the loader module for Linux {release} (once; kept in {cache})")
-                _make(sources, headers, temporary, kept.with_suffix(".log"))
-                (temporary / f"{NAME}.ko").replace(kept)
+                _make(sources, headers, Path(temporary), kept.with_suffix(".log"))
+                _keep(Path(temporary) / f"{NAME}.ko", kept)
     return kept
 
 
@@ -135,6 +136,19 @@ def _make(sources: Path, headers: Path, out: Path, log: Path) -> None:
         lines = log.read_text(errors="replace").splitlines()
         why = next((line for line in lines if _ERROR.search(line)), f"make exits with {code}")
         raise CannotHere(f"the loader module does not build: {why.strip()}", do=f"see {log}")
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """A copy of ``path`` under another name, whole or not at all."""
+    descriptor, copy = tempfile.mkstemp(dir=kept.parent, prefix=f".{kept.name}-")
+    try:
+        with open(descriptor, "wb") as out, path.open("rb") as built:
+            shutil.copyfileobj(built, out)
+        os.chmod(copy, 0o644)
+        os.replace(copy, kept)
+    except BaseException:
+        os.unlink(copy)
+        raise
 
 
 def _make_directory(path: Path) -> None:

@@ -24,6 +24,7 @@ def _chosen() -> list[kernels.Kernel]:
     return [kernels.find(name) for name in names.split(",")]
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Side by side (-n 2) each worker has a guest; tests that share more stay together."""
     for item in items:
