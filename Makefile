@@ -51,7 +51,7 @@ demo: image ## record two loads of a fresh file in the lab guest and compare the
 # The host's tests, then those of two guests, which keep half of two processors busy each.
 # A failure of the first does not hide one of the second.
 run-tests = sh -c '$(PYTEST) -n logical --durations=10 tests/host; host=$$?; \
-    $(PYTEST) -n 2 --dist loadgroup --durations=40 tests/guest && exit $$host'
+    $(PYTEST) -n 2 --dist loadscope --durations=40 tests/guest && exit $$host'
 
 test: image ## the whole suite: on the host and in the guest
 	DMATRACE_REQUIRE_GUEST=1 $(run-tests)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from dmatrace.errors import CannotHere
 from dmatrace.lab import kernels, places
@@ -24,15 +27,18 @@ def _chosen() -> list[kernels.Kernel]:
     return [kernels.find(name) for name in names.split(",")]
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Side by side (-n 2) each worker has a guest; tests that share more stay together."""
-    for item in items:
-        if isinstance(item, pytest.Function):
-            shared = {"fentry", "kprobe", "watched"} & set(item.fixturenames)
-            machine = item.callspec.params.get("guest") if hasattr(item, "callspec") else None
-            name = getattr(machine, "name", "") + ("watched" if shared else item.path.stem)
-            item.add_marker(pytest.mark.xdist_group(name))
+class _Guests(LoadScopeScheduling):
+    """With -n 2 each worker has a guest, and tests that share more than that stay with one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0].rpartition("/")[2]
+        kernel = re.search(r"\[(\d+\.\d+)[-\]]", nodeid)
+        shared = "watched" if file in ("test_record.py", "test_record_module.py") else file
+        return f"{kernel[1] if kernel else ''} {shared}"
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
+    return _Guests(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="session", params=_chosen(), ids=lambda kernel: kernel.name)

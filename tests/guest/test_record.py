@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from dmatrace.analysis import law
 from dmatrace.bpf.hooks_module import MODULE_HOOKS
 from dmatrace_loaders.table import strategies
 from tests.guest.lab import Lab, all_that_run
-from tests.guest.watched import LIMIT_MB, MIB, SIZE, Watched
+from tests.guest.watched import LIMIT_MB, MIB, SIZE, Watched, watch
 
 AT_ONCE = ("udmabuf-overlap-", "dmabuf-allocread-", "dmabuf-gather-")
 PREDICTED = {name: strategy.copies for name, strategy in strategies().items()}
@@ -213,8 +213,22 @@ def test_faults_as_getrusage_counts_them(watched: Watched) -> None:
         assert mine == pytest.approx(theirs, abs=60, rel=0.01), load["strategy"]
 
 
-def test_time_off_cpu_as_bpftrace_adds_it(watched: Watched) -> None:
-    apart = []
+def test_time_off_cpu_as_bpftrace_adds_it(lab: Lab, model: str, watched: Watched) -> None:
+    """Both read the clock at the same sched_switch, one after the other.
+
+    A processor that the host takes away in between sets a load apart by as much as it stays
+    away. So a strategy that is apart is loaded again: noise does not repeat.
+    """
+    suspects = _apart_off_cpu(watched)
+    if suspects:
+        mode = watched.recording.meta["hooks_mode"]
+        again = _apart_off_cpu(watch(lab, model, mode, ",".join(suspects), rounds=3))
+        assert max(again.values(), default=0) < 3, again
+
+
+def _apart_off_cpu(watched: Watched) -> Counter[str]:
+    """{strategy: how many of its loads are further from bpftrace's than 2 % and 1 ms}."""
+    apart: Counter[str] = Counter()
     for load in watched.document["loads"]:
         ours = sum(
             phase["blocked_ns"] + phase["runnable_ns"]
@@ -223,14 +237,8 @@ def test_time_off_cpu_as_bpftrace_adds_it(watched: Watched) -> None:
         )
         theirs = watched.oracle["@off_cpu"].get(str(load["load_id"]), 0)
         wall = sum(thread["wall_ns"] for thread in load["threads"])
-        apart.append(
-            (max(abs(ours - theirs) - 1_000_000, 0) / wall, load["strategy"], ours, theirs, wall)
-        )
-    # Both programs read the clock at the same sched_switch, one after the other. A processor that
-    # the host takes away in between sets single loads apart, by as much as it stays away.
-    apart.sort()
-    assert apart[len(apart) * 3 // 4][0] <= 0.02, apart
-    assert apart[-1][0] <= 0.25, apart[-1]
+        apart[load["strategy"]] += abs(ours - theirs) > 0.02 * wall + 1_000_000
+    return +apart
 
 
 def test_the_limit_is_back(watched: Watched) -> None:

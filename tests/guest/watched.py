@@ -45,17 +45,18 @@ class Watched:
         return found
 
 
-def watch(lab: Lab, model: str, mode: str) -> Watched:
-    """All strategies, with the loader module, and bpftrace and /proc/diskstats beside us."""
+def watch(lab: Lab, model: str, mode: str, strategies: str = "all", rounds: int = 1) -> Watched:
+    """Strategies, with the loader module, and bpftrace and /proc/diskstats beside us."""
     usual = lab.must(f"cat {SIZE_LIMIT}; echo {LIMIT_MB} >{SIZE_LIMIT}").strip()
     try:
         with loaded(lab, built(lab)):
-            return _watch(lab, model, mode)
+            chosen = ("--strategy", strategies, "--rounds", str(rounds), "--hooks", mode)
+            return _watch(lab, model, mode if rounds == 1 else f"{mode}-{rounds}", *chosen)
     finally:
         lab.must(f"echo {usual} >{SIZE_LIMIT}")
 
 
-def _watch(lab: Lab, model: str, mode: str) -> Watched:
+def _watch(lab: Lab, model: str, name: str, *chosen: str) -> Watched:
     script = Path(__file__).with_name("oracle.bt")
     ino = int(lab.must(f"stat -c %i {model}"))
     lab.must(
@@ -65,8 +66,8 @@ def _watch(lab: Lab, model: str, mode: str) -> Watched:
         " cat /tmp/oracle.err; exit 1"
     )
     before = _sectors(lab)
-    options = ("--strategy", "all", "--file", model, "--raise-limits", "--hooks", mode)
-    document = lab.record(mode, *options, "--gather", str(GATHER), "--depth", "4")
+    options = (*chosen, "--file", model, "--raise-limits")
+    document = lab.record(name, *options, "--gather", str(GATHER), "--depth", "4")
     after = _sectors(lab)
     lab.must("pkill -INT bpftrace; while pgrep bpftrace >/dev/null; do sleep 0.2; done")
     oracle: dict[str, dict[str, int]] = {}
@@ -75,7 +76,7 @@ def _watch(lab: Lab, model: str, mode: str) -> Watched:
         if said["type"] == "map":
             for name, values in said["data"].items():
                 oracle[name] = values
-    recording = Recording.open(lab.shared / f"{mode}.dmt")
+    recording = Recording.open(lab.shared / f"{name}.dmt")
     limit = lab.must(f"cat {SIZE_LIMIT}").strip()
     return Watched(document, recording, oracle, (after - before) * 512, ino, limit)
 
