@@ -74,8 +74,7 @@ def _watch(lab: Lab, model: str, name: str, *chosen: str) -> Watched:
     for line in lab.must("grep . /tmp/oracle.json").splitlines():
         said = json.loads(line)
         if said["type"] == "map":
-            for name, values in said["data"].items():
-                oracle[name] = values
+            oracle.update(said["data"])
     recording = Recording.open(lab.shared / f"{name}.dmt")
     limit = lab.must(f"cat {SIZE_LIMIT}").strip()
     return Watched(document, recording, oracle, (after - before) * 512, ino, limit)
