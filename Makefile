@@ -53,7 +53,7 @@ demo: image ## record two loads of a fresh file in the lab guest and compare the
 run-tests = sh -c '$(PYTEST) -n logical --durations=10 tests/host; host=$$?; \
     $(PYTEST) -n 2 --dist loadscope --durations=40 tests/guest && exit $$host'
 
-test: image ## the whole suite: on the host and in the guest
+test: image ## the whole suite: on the host and in two guests
 	DMATRACE_REQUIRE_GUEST=1 $(run-tests)
 
 test-host: setup ## the tests that need no guest

@@ -87,10 +87,13 @@ def built(say: Say, checkout: Path = _CHECKOUT) -> Path:
         headers = _headers(release)
         with _writing(cache):
             _make_directory(cache)
-            # Not below the checkout, which several guests may share and build in at once.
-            with tempfile.TemporaryDirectory(prefix="dmatrace-module-") as temporary:
-                say(f"building the loader module for Linux {release} (once; kept in {cache})")
-                _make(sources, headers, Path(temporary), kept.with_suffix(".log"))
+        # Not below the checkout, which several guests may share and build in at once.
+        with _writing(Path("/tmp")):
+            place = Path(tempfile.gettempdir())
+        with _writing(place), tempfile.TemporaryDirectory(prefix="dmatrace-module-") as temporary:
+            say(f"building the loader module for Linux {release} (once; kept in {cache})")
+            _make(sources, headers, Path(temporary), kept.with_suffix(".log"))
+            with _writing(cache):
                 _keep(Path(temporary) / f"{NAME}.ko", kept)
     return kept
 

@@ -176,8 +176,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _left(checkout: Path) -> list[str]:
-    names = [path.name for path in (checkout / "build" / "modules").iterdir()]
-    return sorted(name for name in names if not name.startswith("."))
+    return sorted(path.name for path in (checkout / "build" / "modules").iterdir())
 
 
 def test_it_is_built_once(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,6 +194,25 @@ def test_it_is_built_once(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert module.built(said.append, checkout) == path
     assert len(said) == 1
     assert (checkout.parent / "count").read_text() == "x\n"
+
+
+def test_guests_that_share_a_checkout_do_not_build_in_one_place(checkout: Path) -> None:
+    """A lock on 9p is the guest's own, so none could tell another's build from a killed one."""
+    kept, seen = checkout / "build" / "modules", checkout.parent / "seen"
+    (checkout / "native" / "Makefile").write_text(
+        f"all:\n\t@ls -A {kept} >{seen}; cp Kbuild $(OUT)/dmatrace_loader.ko\n"
+    )
+    path = module.built(lambda _: None, checkout)
+    assert seen.read_text().split() == [path.with_suffix(".log").name]
+    assert _left(checkout) == [path.name, path.with_suffix(".log").name]
+
+
+def test_no_room_to_build_is_told_of_where_it_lacks(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(DmatraceError, match=rf"cannot write {tmp_path}/gone: No such file"):
+        module.built(lambda _: None, checkout)
 
 
 def test_other_sources_or_another_kernel_are_built_anew(
