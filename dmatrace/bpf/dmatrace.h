@@ -11,9 +11,9 @@
 #define DMATRACE_H
 
 #define PHASE_MAX 32   /* cells per thread; power of two, masks are used  */
-#define HOOK_MAX 64    /* hooks in the table; power of two                */
+#define HOOK_MAX 128   /* hooks in the table; power of two                */
 #define DEPTH_MAX 16   /* nested hooks; deepest seen is 7 (write fault)    */
-#define COUNTER_MAX 16
+#define COUNTER_MAX 32
 #define PHASE_OUTER 0xff  /* of a hook that stays in the phase around it */
 
 enum mode { MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE };

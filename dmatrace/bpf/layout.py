@@ -9,9 +9,9 @@ from __future__ import annotations
 import ctypes
 
 PHASE_MAX = 32
-HOOK_MAX = 64
+HOOK_MAX = 128
 DEPTH_MAX = 16
-COUNTER_MAX = 16
+COUNTER_MAX = 32
 PHASE_OUTER = 0xFF
 
 MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE = range(3)
