@@ -1,0 +1,116 @@
+"""Time adds up whatever threads do: random mixed workloads, generated from a seed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmatrace.analysis import law
+from dmatrace.recording import Recording
+from tests.guest.lab import Lab, report
+
+SEED = 20251122
+MOST = 32  # threads
+SOURCES = Path(__file__).with_name("mixed")
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A recording of mixed workloads, and what their threads say of themselves."""
+
+    document: dict[str, Any]
+    recording: Recording
+    said: dict[int, dict[str, int]]
+
+
+def run_mixed(lab: Lab, first: int, count: int) -> Mixed:
+    """Record workloads ``first`` to ``first + count - 1``."""
+    out = lab.shared / f"mixed-{first}.dmt"
+    said = lab.must(
+        f"gcc -O2 -pthread -o /tmp/mixed {SOURCES}/*.c"
+        " && head -c 64M /dev/urandom >/data/mixed && sync"
+        f" && PYTHONPATH=$PWD:$PWD/loaders python3 -P {SOURCES}/record.py /tmp/mixed /data/mixed"
+        f" {SEED} {first} {count} {MOST} {out}; code=$?; rm /data/mixed; exit $code"
+    )
+    found = {int(load): numbers for load, numbers in json.loads(said).items()}
+    assert len(found) == count
+    return Mixed(report(out), Recording.open(out), found)
+
+
+@pytest.fixture(scope="module")
+def mixed(lab: Lab) -> Mixed:
+    """Forty of them."""
+    return run_mixed(lab, 1, 40)
+
+
+def check_time(found: Mixed) -> None:
+    """Every thread's phases sum to its own clock, and nothing was lost on the way."""
+    document = found.document
+    assert [load["round"] for load in document["loads"]] == sorted(found.said)
+    assert document["lost_events"] == 0
+    assert law.closure(document) == []
+    for load in document["loads"]:
+        assert not load["partial"]
+        assert load["stack"] == {"lost_exits": 0, "overflows": 0}
+        assert 1 <= len(load["threads"]) <= MOST
+        assert {thread["clock"] for thread in load["threads"]} == {"loader"}
+
+
+def check_bytes(found: Mixed) -> None:
+    """What calls returned to the threads is what the kernel's functions were seen to return."""
+    total = {"read": 0, "direct": 0, "written": 0}
+    for load in found.document["loads"]:
+        said = found.said[load["load_id"]]
+        direct = load["direct"]["direct_bytes"]
+        # Of the file alone: what a thread reads of a memfd is from a file in memory.
+        assert direct == said["direct"], load["load_id"]
+        total = {name: total[name] + said[name] for name in total}
+    counters = _counters(found.recording)
+    assert counters["copy_read_bytes"] == total["read"]
+    assert counters["copy_write_bytes"] == total["written"]
+    assert all(total.values())
+
+
+def _counters(recording: Recording) -> dict[str, int]:
+    """What was counted between marks, over all workloads."""
+    rows = recording.table("counters")
+    signed = rows["value"].where(rows["kind"] == "end", -rows["value"])
+    marked = rows["kind"].isin(["begin", "end"])
+    return {str(name): int(n) for name, n in signed[marked].groupby(rows["counter"]).sum().items()}
+
+
+def test_time_adds_up(mixed: Mixed) -> None:
+    check_time(mixed)
+
+
+def test_bytes_are_what_the_threads_were_given(mixed: Mixed) -> None:
+    check_bytes(mixed)
+
+
+def test_they_were_mixed(mixed: Mixed) -> None:
+    """Threads were on a CPU, blocked and runnable, in most phases that need no module."""
+    seen: dict[str, set[str]] = {}
+    for load in mixed.document["loads"]:
+        for thread in load["threads"]:
+            for row in thread["phases"]:
+                kinds = {kind for kind in ("cpu", "blocked", "runnable") if row[f"{kind}_ns"]}
+                seen.setdefault(row["phase"], set()).update(kinds)
+    assert set(seen) >= {
+        "user", "syscall", "shmem", "fault", "gup", "page-cache", "readahead", "copy", "splice",
+        "dio", "submit",
+    }  # fmt: skip
+    assert seen["syscall"] == {"cpu", "blocked", "runnable"}
+    assert {len(load["threads"]) for load in mixed.document["loads"]} & set(range(17, MOST + 1))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3 * 3600)
+@pytest.mark.parametrize("first", range(1001, 2001, 250))
+def test_a_thousand(lab: Lab, first: int) -> None:
+    found = run_mixed(lab, first, 250)
+    check_time(found)
+    check_bytes(found)
