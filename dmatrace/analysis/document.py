@@ -41,6 +41,7 @@ def document(recording: Recording) -> dict[str, Any]:
         "dmatrace": str(meta.get("dmatrace", "")),
         "kernel": str(meta.get("kernel", "")),
         "machine": str(meta.get("machine", "")),
+        "device": str(meta.get("device") or ""),
         "started": str(meta.get("started", "")),
         "detail": str(meta.get("detail", "")),
         "page_size": int(meta.get("page_size") or 4096),
