@@ -22,7 +22,7 @@ _WHOLE = frozenset(
     {"command", "cmdline", "argv", "args", "cwd", "exe", "env", "host", "hostname", "node", "user"}
 )
 #: Keys whose text is a path as it stands.
-_PATHS = frozenset({"file", "path", "files", "paths", "directory"})
+_PATHS = frozenset({"file", "path", "files", "paths", "directory", "recording"})
 _COMMS = frozenset({"comm", "comms"})
 # An absolute path inside a sentence: it may hold blanks, which no pattern can tell from
 # the sentence's; those that the document names elsewhere are replaced as they stand.

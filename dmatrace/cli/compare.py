@@ -31,6 +31,8 @@ examples:
   dmatrace compare all.dmt --base dmabuf-bio -f json
   dmatrace compare old.dmt new.dmt --fail-on 'wall>5%' --fail-on 'copies>0.1'
   dmatrace compare *.dmt --by kernel
+  dmatrace compare --fleet incoming/
+  dmatrace compare --fleet 'incoming/*/*.dmt' --workers 8 -f json
 """
 
 
@@ -63,12 +65,39 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="exit with 1 if a figure changes by more, for example 'wall>5%%' (repeatable)",
     )
     add("-f", "--format", choices=("text", "json"), default="text", help="default: text")
+    fleet = parser.add_argument_group("fleets")
+    fleet.add_argument(
+        "--fleet",
+        metavar="DIR|GLOB",
+        action="append",
+        default=[],
+        help="recordings of many devices: distributions per device model, kernel and strategy,"
+        " outliers and why (repeatable)",
+    )
+    engine = fleet.add_mutually_exclusive_group()
+    engine.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        default="",
+        help="analyse on the Dask cluster there, for example tcp://10.0.0.1:8786",
+    )
+    engine.add_argument(
+        "--workers",
+        type=arguments.positive,
+        default=0,
+        metavar="N",
+        help="analyse by N Dask workers, started here for this",
+    )
     arguments.color(parser)
     arguments.redact(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the comparison to stdout, and what exceeds a limit to stderr."""
+    if args.fleet:
+        return _fleet(args)
+    if args.scheduler or args.workers:
+        raise UsageError("--scheduler and --workers are of --fleet", do="add --fleet DIR")
     if not args.recordings:
         raise UsageError("no recording to compare", do="see dmatrace compare -h")
     return _recordings(args)
@@ -107,6 +136,41 @@ def _recordings(args: argparse.Namespace) -> int:
         line = f"{row['limit']}: {where(row)}{row['why']}"
         print(f"dmatrace: {safe.line(line)}", file=sys.stderr)
     return 1 if found["failed"] else 0
+
+
+def _fleet(args: argparse.Namespace) -> int:
+    for option, given in (("--by", args.by), ("--base", args.base), ("--fail-on", args.fail_on)):
+        if given:
+            raise UsageError(f"{option} and --fleet contradict each other", do="leave one out")
+    from dmatrace.analysis.redact import redact
+    from dmatrace.fleet import engine
+
+    # What a shell made of an unquoted glob stands with the recordings.
+    paths = engine.find([*args.fleet, *args.recordings])
+    if args.scheduler or args.workers:
+        found = engine.distributed(paths, args.scheduler, args.workers)
+    else:
+        found = engine.local(paths)
+    if args.redact or args.redact_comms:
+        found = redact(found)
+    if args.format == "json":
+        from dmatrace.report import json
+
+        text = json.render(found)
+    else:
+        from dmatrace.report import fleet
+
+        text = fleet.render(
+            found, color=output.colored(args.color), ascii_only=not output.encodes("█▒░…")
+        )
+    output.write(text)
+    if found["damaged"]:
+        count = len(found["damaged"])
+        print(f"dmatrace: {count} of {found['recordings']} are damaged", file=sys.stderr)
+    if not found["readable"]:
+        print("dmatrace: no recording could be read; the list says why", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _with_base(paths: Sequence[str], base: str, by: str | None) -> tuple[list[str], str]:
