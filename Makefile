@@ -7,9 +7,10 @@ DEMO_SIZE ?= 256M
 DEMO_OUT ?= build/demo.dmt
 PYTEST ?= $(BIN)/pytest
 KERNELS ?= all
+CASES ?= 100000
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image demo test test-host test-long bench bench-attach bench-backends lint format lock clean
+.PHONY: help setup packages image demo test test-host test-long bench bench-attach bench-backends lint bench-fleet bench-report fuzz format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +71,15 @@ bench-attach: image ## until attached: cold, from the cache, bpftrace and bcc, i
 
 bench-backends: image ## how far fentry and kprobe agree, in the guest
 	$(BIN)/python benchmarks/backends.py
+
+bench-fleet: setup ## 10,000 recordings analysed here and by one and two Dask workers
+	$(BIN)/python benchmarks/fleet.py
+
+bench-report: setup ## report on 10 million requests, beside plain pandas and DuckDB
+	$(BIN)/python benchmarks/report_size.py
+
+fuzz: setup ## 100,000 damaged recordings and hostile documents (CASES=1000: fewer)
+	$(BIN)/python benchmarks/fuzz.py --cases $(CASES)
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

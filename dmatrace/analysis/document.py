@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis import block, overlap, time
+from dmatrace.analysis import block, columns, overlap, time
 from dmatrace.analysis.copies import copies
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
@@ -41,6 +41,7 @@ def document(recording: Recording) -> dict[str, Any]:
         "dmatrace": str(meta.get("dmatrace", "")),
         "kernel": str(meta.get("kernel", "")),
         "machine": str(meta.get("machine", "")),
+        "device": str(meta.get("device") or ""),
         "started": str(meta.get("started", "")),
         "detail": str(meta.get("detail", "")),
         "page_size": int(meta.get("page_size") or 4096),
@@ -78,8 +79,8 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     counted = time.cells(found, recording.table("counters"), "counter", ("value",))
     clocks = time.own_clocks(recording.table("threads"))
     comms = _comms(recording.table("threads"))
-    requests = _by_load(recording.table("requests"))
-    intervals = _by_load(recording.table("intervals"))
+    for name in ("requests", "intervals"):
+        recording.part(name, 0)  # torn or damaged is to be said, whether or not there are loads
     rows = _load_rows(recording.table("loads"))
     for span in found:
         # A recorder killed before it named the load: the measurements still count.
@@ -102,8 +103,8 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
                 rows[load_id],
                 threads,
                 counters,
-                requests.get(load_id, recording.table("requests").iloc[:0]),
-                intervals.get(load_id, recording.table("intervals").iloc[:0]),
+                recording.part("requests", load_id, block.COLUMNS),
+                recording.part("intervals", load_id),
                 partial=not all(span.whole for span in mine),
             )
         )
@@ -142,7 +143,7 @@ def _load(
         "direct": direct(counters, strategy, str(row["refused"]), bill, int(row["bytes"])),
         "overlap": overlap.overlap(
             zip(allocating["start_ns"].tolist(), allocating["end_ns"].tolist(), strict=True),
-            zip(done["issue_ns"].tolist(), done["complete_ns"].tolist(), strict=True),
+            columns.union(done["issue_ns"].to_numpy(), done["complete_ns"].to_numpy()),
         ),
         "steps": steps(
             zip(
@@ -181,10 +182,6 @@ def _load_rows(loads: pd.DataFrame) -> dict[int, dict[str, Any]]:
 def _unnamed(load_id: int) -> dict[str, Any]:
     row = {column.name: column.default for column in TABLES["loads"]}
     return {**row, "load_id": load_id, "strategy": "unknown"}
-
-
-def _by_load(frame: pd.DataFrame) -> dict[int, pd.DataFrame]:
-    return {int(str(load_id)): part for load_id, part in frame.groupby("load_id", sort=True)}
 
 
 def _comms(threads: pd.DataFrame) -> dict[int, str]:

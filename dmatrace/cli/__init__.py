@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import NoReturn
 
-from dmatrace import __version__
-from dmatrace.cli import bench, lab, record, report, strategies
+from dmatrace import __version__, safe
+from dmatrace.cli import bench, compare, lab, record, report, strategies
 from dmatrace.errors import DmatraceError
 
-VERBS: tuple[ModuleType, ...] = (record, report, bench, strategies, lab)
+VERBS: tuple[ModuleType, ...] = (record, report, compare, bench, strategies, lab)
 
 _EXAMPLES = """\
 examples:
@@ -32,7 +32,7 @@ class _Parser(argparse.ArgumentParser):
     """Errors in one line: cause and next step."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} -h\n")
+        self.exit(2, f"{self.prog}: {safe.line(message)}; see {self.prog} -h\n")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return int(code)
     except DmatraceError as error:
-        print(f"dmatrace: {error}", file=sys.stderr)
+        print(f"dmatrace: {safe.line(str(error))}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         return 130

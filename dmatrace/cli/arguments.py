@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from dmatrace.errors import UsageError
 from dmatrace.sizes import format_size, parse_size
@@ -57,3 +59,32 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not text.isascii() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def color(parser: argparse.ArgumentParser) -> None:
+    """``--color``, for output.colored()."""
+    parser.add_argument(
+        "--color",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="auto: on a terminal, unless NO_COLOR is set (default)",
+    )
+
+
+def redact(parser: argparse.ArgumentParser) -> None:
+    """``--redact`` and ``--redact-comms``, for redacted()."""
+    parser.add_argument(
+        "--redact", action="store_true", help="without paths, command lines and host names"
+    )
+    parser.add_argument(
+        "--redact-comms", action="store_true", help="the same, and without names of threads"
+    )
+
+
+def redacted(document: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """``document`` as the options of redact() ask for it."""
+    from dmatrace.analysis.redact import redact as without
+
+    if args.redact or args.redact_comms:
+        return without(document, comms=args.redact_comms)
+    return dict(document)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dmatrace import safe
 from dmatrace.cli import arguments
 from dmatrace.errors import DmatraceError, UsageError
 from dmatrace.sizes import format_size
@@ -293,7 +294,7 @@ def _write(text: str, path: str | None) -> None:
             f"cannot write {path}: {error.strerror}", do="name another -o"
         ) from None
     _give(path)
-    print(f"dmatrace: wrote {path} ({format_size(len(text))})", file=sys.stderr)
+    print(f"dmatrace: wrote {safe.line(str(path))} ({format_size(len(text))})", file=sys.stderr)
 
 
 def _give(path: str) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from dmatrace import safe
 from dmatrace.errors import CannotHere, UsageError
 from dmatrace.lab import kernels
 from dmatrace.sizes import format_size, parse_size
@@ -120,7 +121,7 @@ def _verb(
 
 
 def _progress(text: str) -> None:
-    print(f"dmatrace: {text}", file=sys.stderr, flush=True)
+    print(f"dmatrace: {safe.line(text)}", file=sys.stderr, flush=True)
 
 
 def _in_guest(

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 
+from dmatrace import safe
 from dmatrace.cli import arguments
 
 NAME = "record"
@@ -170,5 +171,5 @@ def run(args: argparse.Namespace) -> int:
     recorded = record(options)
     print(recorded.path)
     for line in recorded.failed:
-        print(f"dmatrace: {line}", file=sys.stderr)
+        print(f"dmatrace: {safe.line(line)}", file=sys.stderr)
     return 1 if recorded.failed else 0

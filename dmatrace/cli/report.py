@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 
-from dmatrace.cli import output
+from dmatrace.cli import arguments, output
 
 NAME = "report"
 HELP = "show where the time and the memory of a recording went"
@@ -17,6 +15,7 @@ examples:
   dmatrace report load.dmt --color always | less -R
   dmatrace report load.dmt -f json | jq '.loads[].direct'
   dmatrace report load.dmt -f json > load.json
+  dmatrace report load.dmt --redact | tee for-the-vendor.txt
 """
 
 
@@ -32,12 +31,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-f", "--format", choices=("text", "json"), default="text", help="default: text"
     )
-    parser.add_argument(
-        "--color",
-        choices=("auto", "always", "never"),
-        default="auto",
-        help="auto: on a terminal, unless NO_COLOR is set (default)",
-    )
+    arguments.color(parser)
+    arguments.redact(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from dmatrace.analysis.document import document
     from dmatrace.recording.reader import Recording
 
-    found = document(Recording.open(args.recording))
+    found = arguments.redacted(document(Recording.open(args.recording)), args)
     if args.format == "json":
         from dmatrace.report import json
 
@@ -55,17 +50,7 @@ def run(args: argparse.Namespace) -> int:
         from dmatrace.report import text as as_text
 
         text = as_text.render(
-            found, color=_color(args.color), ascii_only=not output.encodes("█▒░…")
+            found, color=output.colored(args.color), ascii_only=not output.encodes("█▒░…")
         )
     output.write(text)
     return 0
-
-
-def _color(wanted: str) -> bool:
-    if wanted == "auto":
-        return (
-            sys.stdout.isatty()
-            and not os.environ.get("NO_COLOR")
-            and os.environ.get("TERM") != "dumb"
-        )
-    return wanted == "always"

@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dmatrace.errors import DmatraceError
 from dmatrace.recording import schema
+from dmatrace.recording.check import damage
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
+    import pyarrow.parquet as pq
+
+# A table of more rows is not held as a whole: 10 million requests are a gigabyte.
+_WHOLE = 1 << 20
 
 
 class Recording:
@@ -28,6 +35,8 @@ class Recording:
         self.meta = meta
         self.torn: set[str] = set()
         self._tables: dict[str, pd.DataFrame] = {}
+        self._places: dict[str, dict[int, np.ndarray[Any, Any]]] = {}
+        self._large: dict[str, pq.ParquetFile | None] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Recording:
@@ -62,6 +71,9 @@ class Recording:
                 f"{where} has schema {number}, this dmatrace reads up to {schema.SCHEMA}",
                 do="install a newer dmatrace",
             )
+        why = damage(meta)
+        if why:
+            raise DmatraceError(f"{where / schema.META} is damaged: {why}", do="record again")
         return cls(where, meta)
 
     @property
@@ -81,6 +93,40 @@ class Recording:
         if name not in self._tables:
             self._tables[name] = self._read(name)
         return self._tables[name]
+
+    def part(self, name: str, load_id: int, columns: Sequence[str] = ()) -> pd.DataFrame:
+        """The rows of table ``name`` that belong to one load, in their order.
+
+        ``columns`` are the ones wanted (default: all).  Of a table of millions of rows only
+        the load's row groups and these columns are read, and nothing is kept.  Raises as
+        table() does.
+        """
+        wanted = list(columns) or [column.name for column in schema.TABLES[name]]
+        if name not in self._large:
+            self._large[name] = None if name in self._tables else self._open_large(name)
+        large = self._large[name]
+        if large is not None:
+            return _frame(_rows_of(large, load_id, wanted), name, wanted)
+        frame = self.table(name)
+        if name not in self._places:
+            found: dict[Any, Any] = frame.groupby("load_id").indices
+            self._places[name] = {int(key): rows for key, rows in found.items()}
+        return frame[wanted].iloc[self._places[name].get(load_id, [])]
+
+    def _open_large(self, name: str) -> pq.ParquetFile | None:
+        """The table's file, if it is too large to be held and can be read by parts."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        final = self.path / (name + schema.FINAL)
+        if not final.exists():
+            return None
+        try:
+            opened = pq.ParquetFile(str(final))
+        except (pa.ArrowException, OSError) as error:
+            raise _damaged(final, error) from error
+        named = opened.schema_arrow.names
+        return opened if opened.metadata.num_rows > _WHOLE and "load_id" in named else None
 
     def _read(self, name: str) -> pd.DataFrame:
         layout = schema.arrow_schema(name)
@@ -104,9 +150,46 @@ def _parquet(file: Path) -> pa.Table:
     try:
         # ParquetFile, not read_table: that would look for a data set around the file.
         with pq.ParquetFile(str(file)) as opened:
-            return opened.read()
-    except (pa.ArrowException, OSError) as error:
-        raise DmatraceError(f"{file} is damaged: {_reason(error)}", do="record again") from error
+            table = opened.read()
+        # What Parquet calls a string may hold any bytes.
+        table.validate(full=True)
+    except PermissionError as error:
+        raise DmatraceError(
+            f"cannot read {file}: {_reason(error)}", do="check its permissions"
+        ) from error
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _damaged(file, error) from error
+    return table
+
+
+def _damaged(file: Path, error: Exception) -> DmatraceError:
+    return DmatraceError(f"{file} is damaged: {_reason(error)}", do="record again")
+
+
+def _rows_of(file: pq.ParquetFile, load_id: int, columns: Sequence[str]) -> pa.Table:
+    """The rows of one load; row groups whose statistics exclude it are passed over."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    present = [name for name in columns if name in file.schema_arrow.names]
+    at = file.schema_arrow.names.index("load_id")
+    parts: list[pa.Table] = []
+    try:
+        for group in range(file.metadata.num_row_groups):
+            stats = file.metadata.row_group(group).column(at).statistics
+            if stats is not None and stats.has_min_max and not stats.min <= load_id <= stats.max:
+                continue
+            table = file.read_row_group(group, columns=list(dict.fromkeys(["load_id", *present])))
+            mine = pc.equal(table.column("load_id"), load_id)
+            if not pc.all(mine).as_py():
+                table = table.filter(mine)
+            table = table.select(present)
+            table.validate(full=True)
+            parts.append(table)
+        empty = pa.schema([file.schema_arrow.field(name) for name in present]).empty_table()
+        return pa.concat_tables([empty, *parts])
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DmatraceError(f"a table is damaged: {_reason(error)}", do="record again") from error
 
 
 def _prefix(file: Path, layout: pa.Schema) -> tuple[pa.Table, bool]:
@@ -135,27 +218,41 @@ def _prefix(file: Path, layout: pa.Schema) -> tuple[pa.Table, bool]:
     return pa.Table.from_batches(batches, found), whole
 
 
-def _frame(table: pa.Table, name: str) -> pd.DataFrame:
-    """``table`` with the schema's columns in its order; absent ones take their default."""
+def _frame(table: pa.Table, name: str, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """``table`` with the schema's columns in its order (or those wanted); absent ones take
+    their default."""
     import pandas as pd
     import pyarrow as pa
 
     layout = schema.arrow_schema(name)
+    if columns:
+        layout = pa.schema([layout.field(name) for name in columns])
+    by_name = {column.name: column for column in schema.TABLES[name]}
     arrays = []
-    for column in schema.TABLES[name]:
-        field = layout.field(column.name)
+    for field in layout:
+        column = by_name[field.name]
         if column.name in table.column_names:
             try:
-                arrays.append(table.column(column.name).cast(field.type))
-            except pa.ArrowException as error:
+                array = table.column(column.name).cast(field.type)
+            except (pa.ArrowException, KeyError) as error:  # KeyError: it is there twice
                 raise DmatraceError(
                     f"table {name} is damaged: column {column.name}: {_reason(error)}",
                     do="record again",
                 ) from error
+            if array.null_count and not field.nullable:
+                raise DmatraceError(
+                    f"table {name} is damaged: column {column.name} has empty cells",
+                    do="record again",
+                )
+            arrays.append(array)
         else:
-            arrays.append(pa.array([column.default] * table.num_rows, type=field.type))
-    frame: pd.DataFrame = pa.Table.from_arrays(arrays, schema=layout).to_pandas(
-        types_mapper={pa.bool_(): pd.BooleanDtype()}.get
+            value = pa.scalar(column.default, type=field.type)
+            arrays.append(pa.repeat(value, table.num_rows))
+    whole = pa.Table.from_arrays(arrays, schema=layout)
+    del table, arrays
+    # Each column is let go when it is converted: a large table is not held twice.
+    frame: pd.DataFrame = whole.to_pandas(
+        types_mapper={pa.bool_(): pd.BooleanDtype()}.get, split_blocks=True, self_destruct=True
     )
     return frame
 

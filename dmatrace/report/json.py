@@ -9,4 +9,5 @@ from typing import Any
 
 def render(document: Mapping[str, Any]) -> str:
     """``document`` as indented ASCII JSON, keys in the contract's order, one newline at the end."""
-    return json.dumps(document, indent=1) + "\n"
+    # DEL is the one control character that JSON leaves as it is.
+    return json.dumps(document, indent=1).replace("\x7f", "\\u007f") + "\n"

@@ -10,6 +10,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dmatrace import safe
+
 WIDTH = 79  # the widest line: a terminal of 80 columns wraps at 80 in some modes
 
 _CODES = {"bold": "1", "cpu": "32", "blocked": "33", "runnable": "35", "bad": "1;31"}
@@ -41,14 +43,10 @@ class Style:
 
     def plain(self, text: str) -> str:
         """``text`` without control characters (a file name may hold escape sequences)."""
-        return "".join("?" if self._unfit(char) else char for char in text)
-
-    def _unfit(self, char: str) -> bool:
-        return (
-            unicodedata.category(char)[0] == "C"
-            or char in "\u2028\u2029"
-            or (self.ascii and not char.isascii())
-        )
+        text = safe.line(text)
+        if self.ascii and not text.isascii():
+            return "".join(char if char.isascii() else safe.MARK for char in text)
+        return text
 
     def cut(self, text: str, width: int) -> str:
         """``text`` made plain, shortened to ``width`` cells with a mark where it is."""

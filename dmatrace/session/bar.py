@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from dmatrace import safe
 from dmatrace.session.estimate import Load, Took, in_words, seconds_left
 from dmatrace.session.progress import Progress
 
@@ -60,7 +61,8 @@ class Bar(Progress):
     def begin(self, what: str) -> None:
         """The next load of the plan begins."""
         self._began = time.monotonic()
-        self._what = f"[{self._total - len(self._todo) + 1}/{self._total}] {what}"
+        number = self._total - len(self._todo) + 1
+        self._what = safe.line(f"[{number}/{self._total}] {what}")
         self._show()
 
     def end(self, seconds: float, loading: float, outcome: str, *, stays: bool = False) -> None:
@@ -105,12 +107,12 @@ class Bar(Progress):
         if self._bar is None:
             super().__call__(text)
         else:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(safe.line(text), markup=False, highlight=False, soft_wrap=True)
 
     def now(self, text: str) -> None:
         """What the running load does."""
         if self._bar is not None:
-            self._bar.update(self._task, detail=text)
+            self._bar.update(self._task, detail=safe.line(text))
 
     def stop(self) -> None:
         """Take the bar off the screen."""

@@ -23,6 +23,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from dmatrace import safe
 from dmatrace.errors import CannotHere, DmatraceError
 from dmatrace.session.runner import environment
 from dmatrace.sizes import format_size
@@ -110,7 +111,7 @@ def _eat(size: int) -> int:
     try:
         memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, ValueError, OverflowError) as error:
-        print(f"dmatrace: {error}", file=sys.stderr)
+        print(f"dmatrace: {safe.line(str(error))}", file=sys.stderr)
         return 1
     address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
     locked = libc.mlock(ctypes.c_void_p(address), ctypes.c_size_t(size)) == 0

@@ -39,6 +39,21 @@ def describe(path: str, root: Path = Path("/")) -> tuple[Line, ...]:
     return tuple((name, fact()) for name, fact in facts)
 
 
+def device(root: Path = Path("/")) -> str:
+    """What this machine is sold as; "" where neither firmware says so.
+
+    The device tree's ``model`` (Devicetree Specification, 2.3.2), as phones and boards have
+    it, or DMI's vendor and product name.
+    """
+    model = _read(root / "sys/firmware/devicetree/base/model").strip("\0 \n")
+    if model:
+        return " ".join(model.split())
+    names = [_read(root / f"sys/class/dmi/id/{name}") for name in ("sys_vendor", "product_name")]
+    # Both often begin with the vendor.
+    vendor, product = (" ".join(name.split()) for name in names)
+    return product if product.startswith(vendor) else f"{vendor} {product}".strip()
+
+
 def emulated(lines: tuple[Line, ...]) -> bool:
     """Whether the described machine's CPU is emulated."""
     return dict(lines).get("machine", "").startswith("emulated")

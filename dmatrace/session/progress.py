@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from dmatrace import safe
+
 _EVERY_S = 0.25
 
 
@@ -21,7 +23,7 @@ class Progress:
         """A line that stays."""
         if not self._quiet:
             self._clear()
-            print(text, file=sys.stderr, flush=True)
+            print(safe.line(text), file=sys.stderr, flush=True)
 
     def now(self, text: str) -> None:
         """The line that changes; nothing where stderr is not a terminal."""
@@ -29,7 +31,7 @@ class Progress:
             return
         self._next = time.monotonic() + _EVERY_S
         self._clear()
-        text = text[:79]
+        text = safe.line(text[:79])
         self._width = len(text)
         print(text, end="", file=sys.stderr, flush=True)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from dmatrace import __version__
 from dmatrace.recording import Writer
+from dmatrace.session.machine import device
 from dmatrace.session.progress import Progress
 from dmatrace.session.tracer import Tracer
 from dmatrace.sizes import format_size
@@ -77,6 +78,7 @@ def traced(
             "dmatrace": __version__,
             "kernel": platform.release(),
             "machine": _machine(),
+            "device": device(),
             "page_size": os.sysconf("SC_PAGE_SIZE"),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "detail": "exact",
