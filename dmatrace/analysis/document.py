@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis import block, columns, overlap, time
+from dmatrace.analysis import arrays, block, overlap, time
 from dmatrace.analysis.copies import copies
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
@@ -143,7 +143,7 @@ def _load(
         "direct": direct(counters, strategy, str(row["refused"]), bill, int(row["bytes"])),
         "overlap": overlap.overlap(
             zip(allocating["start_ns"].tolist(), allocating["end_ns"].tolist(), strict=True),
-            columns.union(done["issue_ns"].to_numpy(), done["complete_ns"].to_numpy()),
+            arrays.union(done["issue_ns"].to_numpy(), done["complete_ns"].to_numpy()),
         ),
         "steps": steps(
             zip(

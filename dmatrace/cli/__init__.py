@@ -15,10 +15,28 @@ from types import ModuleType
 from typing import NoReturn
 
 from dmatrace import __version__, safe
-from dmatrace.cli import bench, compare, lab, record, report, strategies
+from dmatrace.cli import (
+    bench,
+    compare,
+    completion,
+    export,
+    lab,
+    record,
+    report,
+    strategies,
+)
 from dmatrace.errors import DmatraceError
 
-VERBS: tuple[ModuleType, ...] = (record, report, compare, bench, strategies, lab)
+VERBS: tuple[ModuleType, ...] = (
+    record,
+    report,
+    compare,
+    export,
+    bench,
+    strategies,
+    lab,
+    completion,
+)
 
 _EXAMPLES = """\
 examples:

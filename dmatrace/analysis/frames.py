@@ -1,0 +1,186 @@
+"""A recording as pandas data frames: the Python API, and what the exports write.
+
+The columns and their units are in ``dmatrace.analysis.columns``.  Figures of loads,
+threads and phases are those of the report, from the same document.  What is not known
+is null, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from dmatrace.analysis.columns import DERIVED, TABLES
+from dmatrace.analysis.document import document
+from dmatrace.recording import schema
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dmatrace.recording.reader import Recording
+
+#: A recording's column is null where a zero means that it did not happen.
+_NULL_IF_ZERO = {"requests": ("issue_ns", "complete_ns")}
+# What is a table of its own, or not a figure.
+_NOT_FLAT = {"threads", "cachestat_before", "cachestat_after", "size_hist"}
+
+
+class Frames:
+    """The tables of one recording, each made when it is first asked for.
+
+    ``frames["loads"]`` and ``frames.loads`` are the same data frame; it is shared, so copy
+    it before you change it.  Raises DmatraceError when a table's file is damaged.
+    """
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self._made: dict[str, pd.DataFrame] = {}
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """What ``dmatrace report -f json`` prints."""
+        return document(self.recording)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the recorder closed the recording itself."""
+        return self.recording.complete
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all tables, those of a newer recorder included."""
+        return [*TABLES, *(name for name in schema.TABLES if name not in TABLES)]
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        """The table ``name``; KeyError for an unknown one."""
+        if name not in self._made:
+            if name in DERIVED:
+                self._made[name] = _derived(self.document, name)
+            elif name in schema.TABLES:
+                self._made[name] = self._recorded(name)
+            else:
+                raise KeyError(name)
+        return self._made[name]
+
+    def __getattr__(self, name: str) -> pd.DataFrame:
+        if name.startswith("_") or name not in self.names:
+            raise AttributeError(f"no table {name!r}; there are {', '.join(self.names)}")
+        return self[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __repr__(self) -> str:
+        loads = len(self.document["loads"])
+        return f"<dmatrace recording {self.recording.path}: {loads} loads>"
+
+    def _recorded(self, name: str) -> pd.DataFrame:
+        """A table of the recording, with the load's name and what follows from other columns."""
+        frame = self.recording.table(name).copy()
+        for column in _NULL_IF_ZERO.get(name, ()):
+            frame[column] = frame[column].astype("Int64").mask(frame[column] == 0)
+        if "load_id" in frame.columns:
+            self._name_loads(frame)
+        if name == "requests":
+            frame["wait_ns"] = frame["issue_ns"] - frame["queue_ns"]
+            frame["latency_ns"] = frame["complete_ns"] - frame["issue_ns"]
+        elif name == "intervals":
+            frame["wall_ns"] = frame["end_ns"] - frame["start_ns"]
+        known = [column.name for column in TABLES[name].columns] if name in TABLES else []
+        first = [column for column in known if column in frame.columns]
+        return frame[[*first, *(c for c in frame.columns if c not in first)]]
+
+    def _name_loads(self, frame: pd.DataFrame) -> None:
+        import pandas as pd
+
+        loads = self.document["loads"]
+        names = pd.Categorical(
+            frame["load_id"].map({load["load_id"]: load["strategy"] for load in loads}),
+            categories=list(dict.fromkeys(load["strategy"] for load in loads)),
+        )
+        rounds = frame["load_id"].map({load["load_id"]: load["round"] for load in loads})
+        frame.insert(1, "strategy", pd.Series(names, index=frame.index))
+        frame.insert(2, "round", rounds.astype("Int64"))
+
+
+def _derived(found: Mapping[str, Any], name: str) -> pd.DataFrame:
+    """A table that is made from the document."""
+    rows: list[dict[str, Any]]
+    if name in ("hooks", "skipped"):
+        rows = [_row(one, name) for one in found[name]]
+    elif name == "loads":
+        rows = [{**_row(load, name), **_more(load)} for load in found["loads"]]
+    else:
+        rows = [row for load in found["loads"] for row in _of_load(load, name)]
+    return _frame(rows, name)
+
+
+def _of_load(load: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
+    head = {key: load[key] for key in ("load_id", "strategy", "round")}
+    if name == "request_sizes":
+        for size, count in load["block"]["size_hist"].items():
+            yield {**head, "at_least": int(size), "requests": count}
+        return
+    for thread in load["threads"]:
+        if name == "threads":
+            yield _row({**thread, **head}, name)
+            continue
+        for phase in thread["phases"]:
+            yield _row({**thread, **phase, **head}, name)
+
+
+def _row(found: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {column.name: _at(found, column.at) for column in TABLES[name].columns}
+
+
+def _at(found: Any, path: str) -> Any:
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def _more(load: Mapping[str, Any]) -> dict[str, Any]:
+    """Figures of a load that ``columns`` does not name: of a newer document, or of some loads."""
+    known = {column.at for column in TABLES["loads"].columns}
+    return {path.replace(".", "_"): value for path, value in _flat(load, "") if path not in known}
+
+
+def _flat(found: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
+    for key, value in found.items():
+        if key in _NOT_FLAT or isinstance(value, list):
+            continue
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{key}.")
+        elif value is not None:
+            yield f"{before}{key}", value
+
+
+def _frame(rows: list[dict[str, Any]], name: str) -> pd.DataFrame:
+    """A data frame whose integers stay integers where some are null."""
+    import pandas as pd
+
+    known = [column.name for column in TABLES[name].columns]
+    columns = list(dict.fromkeys([*known, *(key for row in rows for key in row)]))
+    numbers = {column.name for column in TABLES[name].columns if column.unit} | _NUMBERS
+    series = {}
+    for column in columns:
+        values = [row.get(column) for row in rows]
+        series[column] = pd.Series(values, dtype=_dtype(values, column in numbers))
+    return pd.DataFrame(series, columns=columns)
+
+
+_NUMBERS = {"load_id", "round", "tid", "owner", "count", "requests", "lost_exits", "overflows"}
+
+
+def _dtype(values: list[Any], number: bool) -> str:
+    """The type that holds ``values`` exactly; ``number`` decides where all are null."""
+    kinds = {type(value) for value in values if value is not None}
+    nulls = any(value is None for value in values)
+    if kinds == {bool}:
+        return "boolean" if nulls else "bool"
+    if kinds == {int} or (not kinds and number):
+        return "Int64" if nulls else "int64"
+    if kinds and kinds <= {int, float}:
+        return "float64"
+    return "object"

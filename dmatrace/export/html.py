@@ -1,0 +1,210 @@
+"""A recording as one HTML page that needs nothing else: no network, no server.
+
+Plotly draws; every chart has its figures beside it in a table, where each ``data``
+element carries the exact value in ns or bytes.  The page forbids itself everything but
+the two scripts it came with (Content-Security-Policy), so a name in a recording that
+looks like a script stays a name.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from importlib import resources
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from dmatrace.analysis.summary import Summary, summaries
+from dmatrace.export import Options, charts, series
+from dmatrace.export import htmltables as tables
+from dmatrace.export.markup import heading, paragraph, text
+from dmatrace.export.published import beside
+
+if TYPE_CHECKING:
+    from dmatrace.analysis.frames import Frames
+
+#: Bytes of the report's JSON that the page carries along; of more, threads are left out.
+EMBEDDED = 4 << 20
+
+
+def write(frames: Frames, out: BinaryIO, _options: Options) -> None:
+    """The page of a recording to ``out``."""
+    # The library's own script, as its package ships it.
+    plotly = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text("utf-8")
+    ours = resources.files("dmatrace.export") / "page"
+    draw = (ours / "draw.js").read_text("utf-8")
+    style = (ours / "style.css").read_text("utf-8")
+    drawn: dict[str, charts.Chart] = {}
+    body = "\n".join(_body(frames, drawn))
+    title = text(f"{frames.recording.path.resolve().name}: dmatrace")
+    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in (plotly, draw))
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline';"
+        " img-src data: blob:; base-uri 'none'; form-action 'none'"
+    )
+    page = [
+        "<!doctype html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{title}</title>",
+        f"<style>{style}</style>",
+        "</head>",
+        "<body>",
+        body,
+        _data("document", _embedded(frames.document)),
+        _data("charts", drawn),
+        f"<script>{plotly}</script>",
+        f"<script>{draw}</script>",
+        "</body>",
+        "</html>",
+        "",
+    ]
+    out.write("\n".join(page).encode("utf-8", "backslashreplace"))
+
+
+def _sha256(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+def _data(name: str, found: Any) -> str:
+    """JSON that a script reads; no "<" in it, so nothing in it ends the element."""
+    body = json.dumps(found, separators=(",", ":")).replace("<", "\\u003c")
+    return f'<script type="application/json" id="{name}">{body}</script>'
+
+
+def _embedded(document: dict[str, Any]) -> dict[str, Any]:
+    """The document, without its threads if it is large."""
+    if len(json.dumps(document)) <= EMBEDDED:
+        return document
+    loads = [{**load, "threads": []} for load in document["loads"]]
+    return {**document, "loads": loads, "left_out": "the threads of the loads"}
+
+
+_SECTIONS = {
+    "time": "Where the time went",
+    "memory": "Page cache and dma-bufs",
+    "requests": "Block requests",
+    "waterfall": "Waterfall and overlap",
+    "published": "Beside the published tables",
+    "verdicts": "Verdicts",
+    "hidden": "What is hidden",
+    "loads": "Every load",
+}
+
+
+def _body(frames: Frames, drawn: dict[str, charts.Chart]) -> Iterator[str]:
+    document = frames.document
+    loads = summaries(document["loads"])
+    yield f"<h1>{text(frames.recording.path.resolve().name)}</h1>"
+    yield from tables.head(document)
+    yield "<noscript><p class=note>Without JavaScript there are no charts; the tables have"
+    yield "every figure.</p></noscript>"
+    if not loads:
+        yield paragraph("No loads in this recording.")
+    found: dict[str, Callable[[], Iterator[str]]] = {
+        "time": lambda: _time(loads, drawn),
+        "memory": lambda: _memory(frames, loads, drawn),
+        "requests": lambda: _requests(frames, loads, drawn),
+        "waterfall": lambda: _waterfall(frames, loads, drawn),
+        "published": lambda: _published(loads, drawn),
+        "verdicts": lambda: tables.verdicts(document, loads),
+        "hidden": lambda: tables.hidden(document),
+        "loads": lambda: tables.loads(document),
+    }
+    parts = {name: list(make()) for name, make in found.items() if loads or name == "hidden"}
+    links = (f'<a href="#{name}">{text(_SECTIONS[name])}</a>' for name in parts)
+    yield f"<nav>{' '.join(links)}</nav>"
+    for name, lines in parts.items():
+        if lines:
+            yield f"<section>{heading(_SECTIONS[name], name)}"
+            yield from lines
+            yield "</section>"
+
+
+def _chart(drawn: dict[str, charts.Chart], name: str, chart: charts.Chart, about: str) -> str:
+    drawn[f"chart-{name}"] = chart
+    height = chart["layout"]["height"]
+    aria = f'role="img" aria-label="{text(about)}"'
+    return f'<div class="chart" id="chart-{name}" {aria} style="height:{height}px"></div>'
+
+
+def _time(loads: list[Summary], drawn: dict[str, charts.Chart]) -> Iterator[str]:
+    yield paragraph(
+        "Each nanosecond of each thread is in one phase: the innermost hooked function's."
+        " Rounds of a strategy are shown by the median of each figure by itself.",
+        "dim",
+    )
+    yield _chart(drawn, "phases", charts.breakdown(loads), "stacked bars of phases per strategy")
+    yield tables.phases(loads)
+    yield _chart(drawn, "kinds", charts.kinds(loads), "stacked bars of cpu, blocked, runnable")
+    yield tables.times(loads)
+
+
+def _memory(frames: Frames, loads: list[Summary], drawn: dict[str, charts.Chart]) -> Iterator[str]:
+    curves = series.memory(frames, loads)
+    if curves:
+        yield paragraph(
+            "By the first round of each strategy. The page cache is that of the file loaded;"
+            " its curve steps where the recorder read the kernel's ledger.",
+            "dim",
+        )
+        yield _chart(drawn, "memory", charts.over_time(curves), "page cache and dma-bufs over time")
+    yield tables.bill(loads)
+
+
+def _requests(
+    frames: Frames, loads: list[Summary], drawn: dict[str, charts.Chart]
+) -> Iterator[str]:
+    found = series.requests(frames, loads)
+    if found:
+        yield paragraph(
+            "Completed reads of all rounds: when the driver got them, and how long they took.",
+            "dim",
+        )
+        yield _chart(drawn, "latency", charts.latencies(found), "heat map of read latency")
+    yield tables.block(loads)
+
+
+def _waterfall(
+    frames: Frames, loads: list[Summary], drawn: dict[str, charts.Chart]
+) -> Iterator[str]:
+    rows = series.waterfall(frames, loads)
+    if rows:
+        yield paragraph(
+            "By the first round of each strategy: the loader's steps by its own clock, calls"
+            " that allocate, reads between driver and completion, and both at once. The"
+            " buffer is compared with the file between io and close; that is not timed.",
+            "dim",
+        )
+        yield _chart(drawn, "waterfall", charts.waterfall(rows), "steps of each load")
+    yield tables.overlap(loads)
+
+
+def _published(loads: list[Summary], drawn: dict[str, charts.Chart]) -> Iterator[str]:
+    found = list(beside(loads))
+    if not found:
+        yield paragraph(
+            "No published table has two of the recorded strategies, its row 1 among them, in"
+            " cold loads. dmatrace bench runs those tables."
+        )
+        return
+    yield paragraph(
+        "Ratios to row 1 of each table, as published and in this recording. Other machines,"
+        " other files; these loads were traced. dmatrace bench measures the tables as they"
+        " were published.",
+        "dim",
+    )
+    for one in found:
+        name = one.table.name
+        rows = [
+            (f"{row.number} {row.strategy}", row.ratio, row.ours_ratio)
+            for row in one.rows
+            if row.ours_ns is not None
+        ]
+        yield heading(f"{name}: {one.table.author}, {one.table.published}")
+        yield _chart(drawn, f"table-{name}", charts.ratios(rows), f"ratios of table {name}")
+        yield tables.published(one)

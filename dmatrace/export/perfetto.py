@@ -1,0 +1,266 @@
+"""A recording as a Perfetto trace, for ui.perfetto.dev and trace_processor.
+
+- ``loads``: a slice per load, whose arguments are the report's figures, with create, io
+  and close inside, by the loader's own clock;
+- each thread: what it did for a load, the calls that were recorded one by one inside, and
+  counters of its phases and of its time on a CPU, blocked and runnable, in ns since the
+  load began (the last value of a load is the report's);
+- ``block requests``: a slice per request, from the driver to completion.  A flow leads to
+  each from its load, for the first FLOWS of a load;
+- ``memory``: the page cache of the file, dma-bufs exported and not released, pinned pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from dmatrace.analysis import time
+from dmatrace.export import Options
+from dmatrace.export.tracks import Slice, Trace
+from dmatrace.phases import MEANING
+from dmatrace.sizes import short_size
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dmatrace.analysis.frames import Frames
+
+#: Flows of a load: each is 9 bytes of its slice, and ten thousand arrows help nobody.
+FLOWS = 10_000
+
+_STEPS = ("create", "io", "close")
+_KINDS = ("cpu_ns", "blocked_ns", "runnable_ns")
+
+
+def write(frames: Frames, out: BinaryIO, _options: Options) -> None:
+    """The trace of a recording to ``out``."""
+    rows = {int(row["load_id"]): row for row in _rows(frames.recording.table("loads"))}
+    moments = [row["start_ns"] for row in rows.values() if row["start_ns"]]
+    trace = Trace(out, min(moments, default=0))
+    flows = _flows(frames)
+    _loads(trace, frames, rows, flows)
+    _requests(trace, frames, flows)
+    _memory(trace, frames, rows)
+    _threads(trace, frames)
+
+
+def _rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Rows as plain Python values, nulls as None."""
+    columns = {
+        name: frame[name].astype(object).where(frame[name].notna(), None).tolist()
+        for name in frame.columns
+    }
+    return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+
+
+def _flows(frames: Frames) -> dict[int, range]:
+    """{load_id: the numbers of its requests' flows}."""
+    found: dict[int, range] = {}
+    first = 1
+    for load_id, count in frames["requests"]["load_id"].value_counts(sort=False).items():
+        if int(str(load_id)) > 0:
+            found[int(str(load_id))] = range(first, first + min(int(count), FLOWS))
+            first += int(count)
+    return found
+
+
+def _loads(
+    trace: Trace, frames: Frames, rows: Mapping[int, Mapping[str, Any]], flows: Mapping[int, range]
+) -> None:
+    clocks = _first_clocks(frames.recording.table("threads"))
+    slices = []
+    for load in _rows(frames["loads"]):
+        row = rows.get(load["load_id"], {})
+        steps = list(_steps(load, clocks))
+        start = min([row.get("start_ns") or 0, *(step.start for step in steps)])
+        if not start:
+            continue  # it never began
+        end = max([row.get("end_ns") or start, *(step.end for step in steps)])
+        load_flows = flows.get(load["load_id"], range(0))
+        slices.append(Slice(load["strategy"], start, end, "load", load, load_flows))
+        slices += steps
+    # What does not nest cannot be: loads run one after the other.  Shown all the same.
+    left = trace.nested(trace.track("loads", rank=1), slices)
+    trace.overlapping("loads at the same time", 0, left, rank=2)
+
+
+def _first_clocks(threads: pd.DataFrame) -> dict[tuple[int, int], int]:
+    """{(load, window): when its first thread began, by the loader's clock}."""
+    found: dict[tuple[int, int], int] = {}
+    columns = (threads[name].tolist() for name in ("load_id", "window", "start_ns"))
+    for load_id, window, start in zip(*columns, strict=True):
+        if start:
+            found[load_id, window] = min(start, found.get((load_id, window), start))
+    return found
+
+
+def _steps(load: Mapping[str, Any], clocks: Mapping[tuple[int, int], int]) -> Iterator[Slice]:
+    """Create, io and close of a load: as long as the report says, where the clock began them."""
+    starts = {
+        "create": clocks.get((load["load_id"], 0)),
+        "io": clocks.get((load["load_id"], 0), 0) + load["create_ns"],
+        "close": clocks.get((load["load_id"], 1)),
+    }
+    for step in _STEPS:
+        start, ns = starts[step], load[f"{step}_ns"]
+        if start and ns and (load["load_id"], int(step == "close")) in clocks:
+            yield Slice(step, start, start + ns, "step")
+
+
+def _requests(trace: Trace, frames: Frames, flows: Mapping[int, range]) -> None:
+    numbers = {load_id: iter(found) for load_id, found in flows.items()}
+    slices = []
+    for row in _rows(frames["requests"]):
+        flow = next(numbers.get(row["load_id"], iter(())), 0)
+        start, end = row["issue_ns"], row["complete_ns"]
+        args = {name: value for name, value in row.items() if not isinstance(value, float)}
+        if start is None or end is None or end < start:
+            # Submitted and never seen to end: a moment, not a length that nobody measured.
+            start = end = row["queue_ns"]
+            args["never_completed"] = True
+        name = f"{row['op']} {short_size(row['bytes'])}"
+        slices.append(Slice(name, start, end, "request", args, (flow,) if flow else ()))
+    trace.overlapping("block requests", 0, slices, rank=3)
+
+
+def _memory(trace: Trace, frames: Frames, rows: Mapping[int, Mapping[str, Any]]) -> None:
+    parent = trace.track("memory", rank=4)
+    cached = trace.counter("page cache of the file", "bytes", parent, rank=1)
+    points: list[tuple[int, int]] = []
+    for load in frames.document["loads"]:
+        row = rows.get(load["load_id"], {})
+        before = load["memory"]["cachestat_before"].get("cached")
+        if row.get("start_ns") and before is not None:
+            points.append((row["start_ns"], int(before)))
+    ledger = frames["page_cache"]
+    points += zip(ledger["t_ns"].tolist(), ledger["current"].tolist(), strict=True)
+    for at, value in sorted(points):
+        trace.value(cached, at, value)
+    for name, rank in (("added", 2), ("removed", 3)):
+        track = trace.counter(f"page cache {name} by the load", "bytes", parent, rank)
+        for at, value in zip(ledger["t_ns"].tolist(), ledger[name].tolist(), strict=True):
+            trace.value(track, at, value)
+    live = trace.counter("dma-bufs", "bytes", parent, rank=4)
+    for at, value in buffers_live(frames["buffers"]):
+        trace.value(live, at, value)
+    pinned = trace.counter("pinned at most in the load", "bytes", parent, rank=5)
+    for load in frames.document["loads"]:
+        row = rows.get(load["load_id"], {})
+        if row.get("start_ns") and row.get("end_ns"):
+            trace.value(pinned, row["start_ns"], load["memory"]["pinned_peak"])
+            trace.value(pinned, row["end_ns"], 0)
+
+
+def buffers_live(buffers: pd.DataFrame) -> Iterator[tuple[int, int]]:
+    """(moment, bytes of dma-bufs exported and not yet released), at each change.
+
+    A release of a buffer whose export was not seen changes nothing.
+    """
+    held: dict[int, int] = {}
+    total = 0
+    ordered = buffers.sort_values("t_ns", kind="stable")
+    names = ("t_ns", "event", "ino", "size")
+    for at, event, ino, size in zip(*(ordered[name].tolist() for name in names), strict=True):
+        if event == "export":
+            total += size - held.get(ino, 0)
+            held[ino] = size
+        else:
+            total -= held.pop(ino, 0)
+        yield at, total
+
+
+def _threads(trace: Trace, frames: Frames) -> None:
+    snapshots = frames.recording.table("snapshots")
+    spans = [span for span in time.spans(snapshots) if span.first.load_id > 0]
+    groups = dict(snapshots.drop_duplicates("tid", keep="last").set_index("tid")["tgid"])
+    names: dict[int, str] = {}
+    for span in spans:
+        names[span.first.tid] = span.comm
+    calls = {int(str(tid)): part for tid, part in frames["intervals"].groupby("tid")}
+    off = _off_cpu(frames)
+    known: set[int] = set()
+    for tid in dict.fromkeys([*names, *calls]):
+        tgid = int(groups.get(tid, tid))
+        if tgid not in known:
+            known.add(tgid)
+            trace.process(tgid, names.get(tgid, ""))
+        track = trace.thread(tgid, tid, names.get(tid, ""))
+        mine = [span for span in spans if span.first.tid == tid]
+        slices = [_window(span) for span in mine]
+        if tid in calls:
+            slices += (_call(row) for row in _rows(calls[tid]))
+        left = trace.nested(track, slices)
+        trace.overlapping("calls that cross others", track, left)
+        if tid in off:
+            trace.overlapping("off CPU", track, off[tid])
+        _phases(trace, track, mine, snapshots[snapshots["tid"] == tid])
+
+
+def _off_cpu(frames: Frames) -> dict[int, list[Slice]]:
+    """{tid: its waits}, of recordings that have them."""
+    found: dict[int, list[Slice]] = {}
+    if "waits" in frames.names:
+        for row in _rows(frames["waits"]):
+            one = Slice("blocked", row["start_ns"], row["end_ns"], "wait", row)
+            found.setdefault(row["tid"], []).append(one)
+    return found
+
+
+def _window(span: time.Span) -> Slice:
+    name = f"works for {span.owner}" if span.owner else f"load {span.first.load_id}"
+    if span.marked and not span.owner:
+        name += ", close" if span.first.window == 1 else ", create and io"
+    args = {"load_id": span.first.load_id, "whole": span.whole}
+    return Slice(name, span.first.t_ns, span.last.t_ns, "window", args)
+
+
+def _call(row: Mapping[str, Any]) -> Slice:
+    args = {"phase": row["phase"], "meaning": MEANING.get(row["phase"]), "load_id": row["load_id"]}
+    return Slice(row["hook"] or row["phase"], row["start_ns"], row["end_ns"], "call", args)
+
+
+def _phases(trace: Trace, parent: int, spans: list[time.Span], snapshots: pd.DataFrame) -> None:
+    """Counters of a thread's phases and of cpu, blocked and runnable, from 0 in each load."""
+    columns = ["load_id", "tid", "t_ns", "window", "kind", "phase", *_KINDS]
+    at: dict[time.Key, dict[str, list[int]]] = {}
+    for row in zip(*(snapshots[name].tolist() for name in columns), strict=True):
+        at.setdefault(time.Key(*row[:5]), {})[row[5]] = list(row[6:])
+    polls = sorted((key for key in at if key.kind == "poll"), key=lambda key: key.t_ns)
+    tracks: dict[str, int] = {}
+    for load_id in dict.fromkeys(span.first.load_id for span in spans):
+        done: dict[str, int] = {}
+        for span in spans:
+            if span.first.load_id != load_id:
+                continue
+            inside = [
+                key
+                for key in polls
+                if key.load_id == load_id and span.first.t_ns < key.t_ns < span.last.t_ns
+            ]
+            now = dict(done)
+            for key in (span.first, *inside, span.last):
+                now = _added(done, at.get(span.first, {}), at.get(key, {}))
+                for name in sorted(now, key=_order):
+                    if name not in tracks:
+                        tracks[name] = trace.counter(name, "ns", parent, rank=len(tracks))
+                    trace.value(tracks[name], key.t_ns, now[name])
+            done = now
+
+
+def _added(
+    done: Mapping[str, int], first: Mapping[str, list[int]], here: Mapping[str, list[int]]
+) -> dict[str, int]:
+    """Counters at a moment: what earlier spans left, and the difference of two snapshots."""
+    result = dict(done)
+    for phase, values in here.items():
+        change = [b - a for a, b in zip(first.get(phase, (0, 0, 0)), values, strict=True)]
+        result[phase] = result.get(phase, 0) + sum(change)
+        for kind, ns in zip(_KINDS, change, strict=True):
+            name = f"all {kind.removesuffix('_ns')}"
+            result[name] = result.get(name, 0) + ns
+    return result
+
+
+def _order(name: str) -> tuple[bool, list[str]]:
+    return name.startswith("all "), time.in_phase_order([name])
