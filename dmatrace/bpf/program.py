@@ -23,7 +23,15 @@ from dmatrace.bpf.btf import kernel_btf
 from dmatrace.bpf.constants import constants, lacking
 from dmatrace.bpf.hook import ENTRY_HANDLERS, EXIT_HANDLERS, Tap
 from dmatrace.bpf.hooks import BIO_RELEASE, DIO_COMPLETE, DIO_TAP, HOOKS
-from dmatrace.bpf.resolve import Attachment, check_names, describe, exists, options, taps
+from dmatrace.bpf.resolve import (
+    Attachment,
+    check_names,
+    describe,
+    exists,
+    options,
+    taps,
+    without_double,
+)
 from dmatrace.errors import CannotHere, DmatraceError
 from dmatrace.phases import PHASE_ID
 
@@ -37,6 +45,7 @@ _RAW = {
         "sched_process_exit",
     ),
     "direct.c": ("iomap_dio_complete",),
+    "dmabuf.c": ("dma_buf_export",),
     "block.c": ("block_bio_queue", "block_split", "block_rq_issue", "block_rq_complete"),
 }
 _FILEMAP = ("mm_filemap_add_to_page_cache", "mm_filemap_delete_from_page_cache")
@@ -146,6 +155,7 @@ class Program:
         found = taps(without)
         present = [tap for tap, there in found if there]
         hooks = [(hook, n) for n, hook in enumerate(HOOKS, start=1) if exists(hook)]
+        hooks = without_double(hooks, found, without)
         if DIO_TAP not in present and DIO_TAP.name not in without:
             hooks.append((DIO_COMPLETE, 0))
             found.remove((DIO_TAP, False))

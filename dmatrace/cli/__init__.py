@@ -15,10 +15,10 @@ from types import ModuleType
 from typing import NoReturn
 
 from dmatrace import __version__
-from dmatrace.cli import bench, lab, record, report, strategies
+from dmatrace.cli import bench, buffers, doctor, lab, record, report, strategies
 from dmatrace.errors import DmatraceError
 
-VERBS: tuple[ModuleType, ...] = (record, report, bench, strategies, lab)
+VERBS: tuple[ModuleType, ...] = (record, report, bench, strategies, doctor, buffers, lab)
 
 _EXAMPLES = """\
 examples:
