@@ -1,8 +1,9 @@
 """Every dma-buf of the machine, by the kernel's own iterator over them.
 
-Linux kernel commit 76ea95534995 "bpf: Add dmabuf iterator" made "dmabuf" a target of BPF iterators: a program that the kernel calls for each
-dma-buf, and whose output is read from a file descriptor.  Buffers that no
-process holds any more, only a device or a message under way, are among them.
+Linux kernel commit 76ea95534995 "bpf: Add dmabuf iterator" made "dmabuf" a target of
+BPF iterators: a program that the kernel calls for each dma-buf, and whose output
+is read from a file descriptor.  Buffers that no process holds any more, only a
+device or a message under way, are among them.
 
 The program is a handful of loads and one write, so it is assembled here:
 neither a compiler nor kernel headers are needed to look at the buffers.
