@@ -136,7 +136,8 @@ class Program:
 
     Every probe hangs on file descriptors of this process, so the kernel
     detaches them all if it is killed.  ``hooks`` is the recording's list of
-    what was attached.
+    what was attached; ``refused`` says by hook's name why the kernel did not take
+    one whose function it has.
     """
 
     def __init__(
@@ -144,6 +145,7 @@ class Program:
     ) -> None:
         check_names(without)
         self.messages: list[str] = []
+        self.refused: dict[str, str] = {}
         self._links: list[int] = []
         self._attachers: list[Callable[[], list[int]]] = []
         self._fds: list[int] = []
@@ -210,13 +212,16 @@ class Program:
         473e3150e30a "bpf, x86: allow function arguments up to 12 for TRACING"
         (in v6.6).
         """
+        refusals = []
         for item in ways:
             try:
                 self._attach(item)
             except OSError as error:
-                self.messages.append(f"{item.backend} {item.function}: {error}")
+                refusals.append(f"{item.backend} {item.function}: {error}")
                 continue
             return item
+        if refusals:
+            self.refused[absent.hook.name] = refusals[0]
         return absent
 
     def _attach(self, item: Attachment) -> None:

@@ -72,6 +72,9 @@ def traced(
         stack.callback(tracer.close)
         attached = sum(1 for hook in tracer.hooks if hook["attached"])
         say(f"attached {attached} hooks in {time.monotonic() - started:.0f} s")
+        for name, why in list(tracer.program.refused.items())[:1]:
+            count = len(tracer.program.refused)
+            say(f"the kernel refused {count} of its functions' hooks; {name}: {why}")
         every = {
             "dmatrace": __version__,
             "kernel": platform.release(),

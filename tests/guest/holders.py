@@ -7,14 +7,13 @@ without debugfs, and without root.
 
 from __future__ import annotations
 
-import array
+import ctypes
 import fcntl
 import json
 import mmap
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,13 +22,21 @@ from typing import Any
 from dmatrace_loaders import kernel
 
 MIB = 1 << 20
-# include/uapi/linux/dma-buf.h: _IOW('b', 1, __u64): a pointer to the name.
+# include/uapi/linux/dma-buf.h: _IOW('b', 1, __u64); the argument is the name's address.
 SET_NAME = 0x40086201
 
 
 def set_name(fd: int, name: str) -> None:
-    text = array.array("b", name.encode() + b"\0")
-    fcntl.ioctl(fd, SET_NAME, struct.pack("=Q", text.buffer_info()[0]))
+    fcntl.ioctl(fd, SET_NAME, name.encode() + b"\0")
+
+
+def map_shared(fd: int, size: int) -> None:
+    """mmap(2) itself: Python's keeps a descriptor of its own."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    place = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    assert place != ctypes.c_void_p(-1).value, os.strerror(ctypes.get_errno())
 
 
 def child(work: Callable[[], None]) -> int:
@@ -70,7 +77,7 @@ def receive() -> None:
 
 def map_alone() -> None:
     only(pinned)
-    keep.append(mmap.mmap(pinned, 2 * MIB, flags=mmap.MAP_SHARED))
+    map_shared(pinned, 2 * MIB)
     os.close(pinned)
 
 
@@ -94,7 +101,7 @@ pids["receiver"] = child(receive)
 far, near = socket.socketpair()
 socket.send_fds(far, [b"x"], [orphan])
 os.close(orphan)
-keep.append(mmap.mmap(heap, 3 * MIB, flags=mmap.MAP_SHARED))
+map_shared(heap, 3 * MIB)
 hide = "umount -l /sys/kernel/debug && exec dmatrace buffers --json"
 user = ("setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups")
 try:
