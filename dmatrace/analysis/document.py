@@ -4,8 +4,9 @@ Besides the contract's keys it carries what the text report needs: whether the
 recorder closed the recording (``complete``), which tables lost their tail
 (``torn``), per load ``load_id``, ``failed``, ``refused``, ``partial`` (a
 thread's end was not seen), what the loader module reported of itself (``module``),
-its steps as they were traced (``steps``) and the counts of what the phase stack
-could not follow (``stack``).
+its steps as they were traced (``steps``), the machine's dma-bufs at its end
+(``inventory``, null if nobody looked) and the counts of what the phase stack could
+not follow (``stack``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis import arrays, block, overlap, time
+from dmatrace.analysis import arrays, block, inventory, overlap, time
 from dmatrace.analysis.copies import copies
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
@@ -81,6 +82,7 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     comms = _comms(recording.table("threads"))
     for name in ("requests", "intervals"):
         recording.part(name, 0)  # torn or damaged is to be said, whether or not there are loads
+    dmabufs = inventory.by_load(recording.table("inventory"))
     rows = _load_rows(recording.table("loads"))
     for span in found:
         # A recorder killed before it named the load: the measurements still count.
@@ -106,6 +108,7 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
                 recording.part("requests", load_id, block.COLUMNS),
                 recording.part("intervals", load_id),
                 partial=not all(span.whole for span in mine),
+                held=inventory.held(dmabufs.get(load_id, []), str(rows[load_id]["inventory"])),
             )
         )
     return result
@@ -119,6 +122,7 @@ def _load(
     intervals: pd.DataFrame,
     *,
     partial: bool,
+    held: dict[str, Any] | None,
 ) -> dict[str, Any]:
     bill = memory(row)
     strategy = str(row["strategy"])
@@ -152,6 +156,7 @@ def _load(
             )
         ),
         "module": _module(str(row["module"])),
+        "inventory": held,
         "stack": {name: counters.get(name, 0) for name in ("lost_exits", "overflows")},
     }
 

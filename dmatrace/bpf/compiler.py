@@ -112,7 +112,8 @@ def find_bcc() -> Path:
     return where
 
 
-def _import_bcc() -> Any:
+def import_bcc() -> Any:
+    """bcc's module.  Raises CannotHere with the package to install."""
     find_bcc()
     try:
         import bcc
@@ -135,7 +136,7 @@ def source(present: Collection[Tap]) -> str:
 
 def compile_with_bcc(text: str, flags: Sequence[str], messages: list[str]) -> Compiled:
     """Compile; what clang and bcc say goes to ``messages``.  CannotHere or DmatraceError."""
-    bcc = _import_bcc()
+    bcc = import_bcc()
 
     class Unattached(bcc.BPF):  # type: ignore[misc, name-defined]
         def _trace_autoload(self) -> None:

@@ -111,7 +111,7 @@ static __always_inline void on_entry(struct thread *t, struct frame *f, u32 hand
  * end, has unpinned them.  udmabuf's stay until its buffer is released. */
 static __always_inline void pinned_for_module(struct thread *t, u64 bytes)
 {
-	struct frame *outer = &t->stack[(t->depth - 1) & (DEPTH_MAX - 1)];
+	struct frame *outer = &t->stack[SLOT(t->depth - 1)];
 
 	if (t->depth && outer->hook == HOOK_MODULE_READ) {
 		unpin(outer->arg);

@@ -74,7 +74,8 @@ class Tap:
     """A tracepoint, or a function entry, that counts and opens no phase.
 
     ``events`` must all be present (tracefs names); ``source`` is the C file
-    that holds the handlers and is compiled only then.
+    that holds the handlers and is compiled only then.  ``instead`` is the hook
+    whose exit handler does the same where they are not.
     """
 
     name: str
@@ -82,3 +83,4 @@ class Tap:
     source: str
     hides: str
     required: bool = False
+    instead: str = ""

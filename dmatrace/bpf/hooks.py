@@ -33,7 +33,8 @@ HOOKS: tuple[Hook, ...] = (
         "dma_buf_export",
         "export",
         ("dma_buf_export",),
-        "creation of dma-bufs: their bytes and exporters",
+        "export of dma-bufs (shown as the phase around it); where there are no dma_buf"
+        " tracepoints, their bytes and exporters too",
         on_exit="export",
     ),
     Hook("dma_buf_fd", "export", ("dma_buf_fd_install", "dma_buf_fd"), "publishing of dma-buf fds"),
@@ -305,8 +306,17 @@ DIO_TAP = Tap(
     "direct.c",
     "bytes of asynchronous direct I/O (io_uring, aio)",
 )
+DMABUF_TAP = Tap(
+    "dma-buf events",
+    # Linux kernel commit 281a22631423 "dma-buf: add some tracepoints to debug." (in v7.0)
+    ("dma_buf:dma_buf_export",),
+    "dmabuf.c",
+    "creation of dma-bufs: their bytes and exporters",
+    instead="dma_buf_export",
+)
 TAPS: tuple[Tap, ...] = (
     DIO_TAP,
+    DMABUF_TAP,
     Tap(
         "tasks",
         (

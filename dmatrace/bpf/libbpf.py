@@ -12,6 +12,7 @@ import ctypes
 import ctypes.util
 import os
 import platform
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -250,6 +251,15 @@ def attach_tracing(prog_fd: int, attach_type: int, cookie: int) -> list[int]:
     options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), cookie=cookie)
     link = library().bpf_link_create(prog_fd, 0, attach_type, ctypes.byref(options))
     return [checked(link, "attach")]
+
+
+def iterate(prog_fd: int, attach_type: int, keep: Callable[[int], int]) -> int:
+    """BPF_LINK_CREATE and BPF_ITER_CREATE of an iterator; the fd that reads its output.
+
+    ``keep`` is given the link's fd, which must live as long.
+    """
+    link = checked(library().bpf_link_create(prog_fd, 0, attach_type, None), "attach")
+    return checked(library().bpf_iter_create(keep(link)), "iterate")
 
 
 def attach_kprobe(prog_fd: int, function: str, cookie: int, *, on_return: bool) -> list[int]:

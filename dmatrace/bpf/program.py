@@ -29,6 +29,7 @@ from dmatrace.bpf.resolve import (
     options,
     taps,
     tracefs,
+    without_double,
 )
 from dmatrace.errors import DmatraceError
 from dmatrace.phases import PHASE_ID
@@ -44,6 +45,7 @@ _RAW = {
         "sched_process_exit",
     ),
     "direct.c": ("iomap_dio_complete",),
+    "dmabuf.c": ("dma_buf_export",),
     "block.c": ("block_bio_queue", "block_split", "block_rq_issue", "block_rq_complete"),
 }
 _CLASSIC = {
@@ -86,7 +88,8 @@ class Program:
 
     Every probe hangs on file descriptors of this process, so the kernel
     detaches them all if it is killed.  ``hooks`` is the recording's list of
-    what was attached.
+    what was attached; ``refused`` says by hook's name why the kernel did not take
+    one whose function it has.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Program:
         check_names(without)
         self.messages: list[str] = []
         self.tables: dict[str, Map] = {}
+        self.refused: dict[str, str] = {}
         self._links: list[int] = []
         self._attachers: list[Callable[[], list[int]]] = []
         self._fds: list[int] = []
@@ -103,6 +107,7 @@ class Program:
         found = taps(without)
         present = [tap for tap, there in found if there]
         hooks = [(hook, n) for n, hook in enumerate(HOOKS, start=1) if exists(hook)]
+        hooks = without_double(hooks, found, without)
         if DIO_TAP not in present and DIO_TAP.name not in without:
             hooks.append((DIO_COMPLETE, 0))
             found.remove((DIO_TAP, False))
@@ -138,13 +143,16 @@ class Program:
         473e3150e30a "bpf, x86: allow function arguments up to 12 for TRACING"
         (in v6.6).
         """
+        refusals = []
         for item in ways:
             try:
                 self._attach(item)
             except OSError as error:
-                self.messages.append(f"{item.backend} {item.function}: {error}")
+                refusals.append(f"{item.backend} {item.function}: {error}")
                 continue
             return item
+        if refusals:
+            self.refused[absent.hook.name] = refusals[0]
         return absent
 
     def _attach(self, item: Attachment) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from dmatrace.bpf.btf import function_btf, has_module
@@ -66,7 +66,7 @@ class Attachment:
 
 
 def describe(
-    hooks: Iterable[Attachment], found: Iterable[tuple[Tap, bool]]
+    hooks: Collection[Attachment], found: Iterable[tuple[Tap, bool]]
 ) -> list[dict[str, object]]:
     """The recording's ``hooks`` list: what was attached, and what a missing one hides."""
     rows: list[dict[str, object]] = []
@@ -80,17 +80,31 @@ def describe(
                 "hides": None if item.backend else item.hook.hides,
             }
         )
+    done = {item.hook.name: item for item in hooks if item.backend and item.hook.on_exit != "none"}
     for tap, present in found:
+        other = None if present else done.get(tap.instead)
+        attached = "tracepoint" if present else other.backend if other else None
         rows.append(
             {
                 "name": tap.name,
-                "function": " ".join(tap.events),
+                "function": other.function if other else " ".join(tap.events),
                 "phase": None,
-                "attached": "tracepoint" if present else None,
-                "hides": None if present else tap.hides,
+                "attached": attached,
+                "hides": None if attached else tap.hides,
             }
         )
     return rows
+
+
+def without_double(
+    hooks: Iterable[tuple[Hook, int]], found: Iterable[tuple[Tap, bool]], without: Collection[str]
+) -> list[tuple[Hook, int]]:
+    """The hooks, without the exit handlers of those that a tap is there instead of.
+
+    Or whose tap is left out: then nothing is to do its work.
+    """
+    idle = {tap.instead for tap, present in found if present or tap.name in without}
+    return [(replace(hook, on_exit="none") if hook.name in idle else hook, n) for hook, n in hooks]
 
 
 Lookup = Callable[[Hook, str], tuple[int, int] | None]

@@ -16,6 +16,15 @@ BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 BPF_ARRAY(lost, u64, 1);                  /* records the ring buffer refused */
 BPF_ARRAY(pinned, u64, 2);                /* now, peak (bytes) */
 
+/*
+ * An index into the stack, masked where the verifier can see it.  clang makes one
+ * unsigned comparison of "0 < depth" and "depth <= DEPTH_MAX" (that of bcc 0.37 in
+ * Debian sid does), knows that a mask is then needless, and drops it; the verifier
+ * does not follow that arithmetic ("unbounded memory access").  So clang is not
+ * told where the number comes from.
+ */
+#define SLOT(n) ({ u32 slot = (n); asm volatile("" : "+r"(slot)); slot & (DEPTH_MAX - 1); })
+
 static __always_inline struct thread *current_thread(void)
 {
 	u32 tid = bpf_get_current_pid_tgid();
@@ -74,7 +83,7 @@ static __always_inline struct frame *enter(struct thread *t, u32 hook, u32 phase
 		t->counters[COUNT_OVERFLOWS] += 1;
 		return 0;
 	}
-	f = &t->stack[depth & (DEPTH_MAX - 1)];
+	f = &t->stack[SLOT(depth)];
 	f->hook = hook;
 	f->phase = phase;
 	f->start = now;
@@ -88,7 +97,7 @@ static __always_inline void unwind(struct thread *t, u32 depth)
 {
 	t->depth = depth;
 	/* Not set_phase(): going back to an outer phase is no new entry. */
-	t->phase = depth ? t->stack[(depth - 1) & (DEPTH_MAX - 1)].phase : PHASE_USER;
+	t->phase = depth ? t->stack[SLOT(depth - 1)].phase : PHASE_USER;
 }
 
 static __always_inline void emit_interval(struct thread *t, struct frame *f, u64 end)
@@ -118,7 +127,7 @@ static __always_inline struct frame *leave(struct thread *t, u32 hook, u32 inter
 		t->counters[COUNT_ORPHAN_EXITS] += 1;
 		return 0;
 	}
-	f = &t->stack[(depth - 1) & (DEPTH_MAX - 1)];
+	f = &t->stack[SLOT(depth - 1)];
 	if (f->hook != hook) {
 		/* An inner exit was lost, or this entry was never seen. */
 		for (i = 2; i <= DEPTH_MAX; i++) {
@@ -126,7 +135,7 @@ static __always_inline struct frame *leave(struct thread *t, u32 hook, u32 inter
 				t->counters[COUNT_ORPHAN_EXITS] += 1;
 				return 0;
 			}
-			f = &t->stack[(depth - i) & (DEPTH_MAX - 1)];
+			f = &t->stack[SLOT(depth - i)];
 			if (f->hook == hook)
 				break;
 		}

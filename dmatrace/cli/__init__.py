@@ -17,8 +17,10 @@ from typing import NoReturn
 from dmatrace import __version__, safe
 from dmatrace.cli import (
     bench,
+    buffers,
     compare,
     completion,
+    doctor,
     export,
     lab,
     record,
@@ -34,6 +36,8 @@ VERBS: tuple[ModuleType, ...] = (
     export,
     bench,
     strategies,
+    buffers,
+    doctor,
     lab,
     completion,
 )

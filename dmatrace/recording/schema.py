@@ -55,13 +55,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "counters": _columns("t_ns load_id window kind:str tid tgid counter:str value"),
     # The last row of a load_id holds: a row written when the load starts (with end_ns 0)
     # names it in a recording whose recorder was killed.  module: what the loader module
-    # reported, a JSON object of integers (times in ns), or "".
+    # reported, a JSON object of integers (times in ns), or "".  inventory: where the rows of
+    # that table come from, or "" if none was taken.
     "loads": _columns(
         "load_id strategy:str round file:str? dev? ino:uint64? bytes? cache_before:str?"
         " verified:bool? refused:str? create_ns? io_ns? close_ns? wall_ns?"
         " cachestat_before:str? cachestat_after:str? pinned_peak?"
         " page_cache_added? page_cache_removed? page_cache_peak? page_cache_end?"
-        " mapped? dmabuf? shmem? start_ns? end_ns? failed:str? module:str?"
+        " mapped? dmabuf? shmem? start_ns? end_ns? failed:str? module:str? inventory:str?"
     ),
     # The loader's own clock, schedstat and getrusage(2), per thread and window.
     "threads": _columns(
@@ -76,6 +77,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "buffers": _columns("t_ns load_id event:str ino:uint64 size exporter:str tid tgid"),
     # Calls of the hooks that report them: allocation, for overlap, and the loader module's steps.
     "intervals": _columns("load_id tid phase:str start_ns end_ns hook:str?"),
+    # Every dma-buf of the machine at the end of a load, while it is held: a row for each
+    # process that holds one (fds: descriptors, mapped: bytes), or one with pid 0.  size -1:
+    # not known.  devices: those attached, a JSON list, or "" where that was not seen.
+    "inventory": _columns(
+        "t_ns load_id ino:uint64 size exporter:str name:str pid comm:str fds mapped devices:str?"
+    ),
 }
 
 

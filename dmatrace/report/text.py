@@ -13,7 +13,7 @@ from typing import Any
 
 from dmatrace.analysis.summary import KINDS, Summary, summaries
 from dmatrace.analysis.time import in_phase_order
-from dmatrace.report import sections
+from dmatrace.report import inventory, sections
 from dmatrace.report.layout import WIDTH, Style
 from dmatrace.sizes import format_ns, format_size, short_size
 
@@ -41,6 +41,7 @@ def render(document: Mapping[str, Any], *, color: bool = False, ascii_only: bool
             list(sections.overlap(loads, style)),
             list(sections.workers(loads, style)),
             list(sections.module(loads, style)),
+            list(inventory.section(loads, style)),
             list(sections.outcomes(loads, style)),
         ]
     blocks += [

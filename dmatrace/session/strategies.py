@@ -17,6 +17,7 @@ from typing import ClassVar
 
 from dmatrace.errors import CannotHere
 from dmatrace.recording import Writer
+from dmatrace.session import inventory
 from dmatrace.session.changes import drop_caches
 from dmatrace.session.progress import Progress
 from dmatrace.session.runner import LoadFailed, Runner
@@ -213,13 +214,16 @@ class Recorder:
             self._say.now(f"{self._where}: {format_size(self._read)} read from the disk")
 
     def _ledger(self, row: Row, pid: int) -> None:
-        """Page cache and pinned pages, read while the loader waits with its buffer full."""
+        """Page cache, pinned pages and dma-bufs, while the loader waits with its buffer full."""
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended
             row["mapped"] = mapped(pid, self.request.file)
         after = cachestat(self.request.file)
         row["cachestat_after"] = json.dumps(after)
         if self._tracer is None:
             return
+        held = inventory.take()
+        row["inventory"] = held.source
+        self._write("inventory", inventory.rows(held, self._load_id, time.monotonic_ns()))
         row["pinned_peak"] = self._tracer.pinned_peak()
         pages = self._tracer.file_pages(self.dev, self.ino)
         if pages is None:
