@@ -11,11 +11,12 @@ could not follow (``stack``).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis import block, overlap, time
+from dmatrace.analysis import block, critical, overlap, time
 from dmatrace.analysis.copies import copies
+from dmatrace.analysis.files import files
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
 from dmatrace.analysis.verdicts import direct
@@ -55,6 +56,8 @@ def document(recording: Recording) -> dict[str, Any]:
     }
 
 
+# Tables that every load has its part of.
+_PER_LOAD = ("requests", "intervals", "waits", "file_reads")
 _HOOK = {"name": "", "phase": "", "attached": None, "hides": None}
 _SKIPPED = {"strategy": "", "why": "", "do": ""}
 
@@ -78,8 +81,10 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     counted = time.cells(found, recording.table("counters"), "counter", ("value",))
     clocks = time.own_clocks(recording.table("threads"))
     comms = _comms(recording.table("threads"))
-    requests = _by_load(recording.table("requests"))
-    intervals = _by_load(recording.table("intervals"))
+    windows = time.own_windows(recording.table("threads"))
+    parts = {name: _by_load(recording.table(name)) for name in _PER_LOAD}
+    none = {name: recording.table(name).iloc[:0] for name in _PER_LOAD}
+    devices = recording.meta.get("devices") or []
     rows = _load_rows(recording.table("loads"))
     for span in found:
         # A recorder killed before it named the load: the measurements still count.
@@ -102,8 +107,10 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
                 rows[load_id],
                 threads,
                 counters,
-                requests.get(load_id, recording.table("requests").iloc[:0]),
-                intervals.get(load_id, recording.table("intervals").iloc[:0]),
+                {name: parts[name].get(load_id, none[name]) for name in _PER_LOAD},
+                mine,
+                windows.get(load_id, {}),
+                devices,
                 partial=not all(span.whole for span in mine),
             )
         )
@@ -114,11 +121,14 @@ def _load(
     row: Mapping[str, Any],
     threads: list[dict[str, object]],
     counters: Mapping[str, int],
-    requests: pd.DataFrame,
-    intervals: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
+    spans: Sequence[time.Span],
+    windows: Mapping[int, Sequence[overlap.Interval]],
+    devices: Sequence[Mapping[str, Any]],
     *,
     partial: bool,
 ) -> dict[str, Any]:
+    requests, intervals = tables["requests"], tables["intervals"]
     bill = memory(row)
     strategy = str(row["strategy"])
     done = block.reads(requests)
@@ -138,12 +148,14 @@ def _load(
         "threads": threads,
         "memory": bill,
         "copies": copies(counters, int(row["bytes"])),
-        "block": block.block(requests),
+        "block": block.block(requests, counters.get("bio_read_bytes", 0), devices),
         "direct": direct(counters, strategy, str(row["refused"]), bill, int(row["bytes"])),
         "overlap": overlap.overlap(
             zip(allocating["start_ns"].tolist(), allocating["end_ns"].tolist(), strict=True),
             zip(done["issue_ns"].tolist(), done["complete_ns"].tolist(), strict=True),
         ),
+        "critical": critical.of_load(threads, spans, tables, windows),
+        "files": files(tables["file_reads"], requests, row),
         "steps": steps(
             zip(
                 *(intervals[name].tolist() for name in ("hook", "start_ns", "end_ns")),

@@ -15,6 +15,9 @@ ENTRY_HANDLERS = (
     "splice_pipe",
     "gather_work",
     "io_wq_work",
+    "dio_other",
+    "iocb",
+    "file",
 )
 EXIT_HANDLERS = (
     "none",

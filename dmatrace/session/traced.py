@@ -15,6 +15,7 @@ from typing import Any
 
 from dmatrace import __version__
 from dmatrace.recording import Writer
+from dmatrace.session.devices import devices
 from dmatrace.session.progress import Progress
 from dmatrace.session.tracer import Tracer
 from dmatrace.sizes import format_size
@@ -44,6 +45,7 @@ class Traced:
         }
         self.writer.update_meta(
             lost_events=self.tracer.lost,
+            devices=devices(self.tracer.devices),
             skipped=[dict(each) for each in skipped],
             interrupted=interrupted,
             self=cost,
