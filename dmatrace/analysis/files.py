@@ -161,6 +161,9 @@ def _evidence(row: Mapping[str, Any]) -> Iterator[str]:
 
 def _alignment(align: Mapping[str, Any], calls: int, refused: int) -> Iterator[str]:
     offset, memory = align["reads_offset"], align["reads_memory"]
+    if align["known"] and not align["offset"]:
+        yield "the file system has no direct I/O for it"
+        return
     if not calls:
         return
     parts = []
@@ -172,9 +175,6 @@ def _alignment(align: Mapping[str, Any], calls: int, refused: int) -> Iterator[s
     if not align["known"]:
         if said:
             yield f"{said} (what is needed is not known)"
-        return
-    if not align["offset"]:
-        yield "the file system has no direct I/O for it"
         return
     needed = f"needed: {format_size(align['offset'])}, {format_size(align['memory'])}"
     yield f"{said} ({needed})" if said else needed

@@ -127,15 +127,19 @@ static __always_inline void classify(struct thread *t, u64 bio, struct bio_owner
 	}
 }
 
-static __always_inline int own_bio(struct thread *t, u64 bio)
+/* Bios are freed unseen: what was at an address of another's new one is gone. */
+static __always_inline int own_bio(struct thread *t, u64 bio, u64 queued)
 {
 	struct bio_owner owner = {};
 
+	if (!t) {
+		owners.delete(&bio);
+		return 0;
+	}
 	owner.tid = t->tid;
 	owner.tgid = t->tgid;
-	owner.queue_ns = bpf_ktime_get_ns();
+	owner.queue_ns = queued;
 	owner.bytes = load32(bio + OFF_bio_bi_size);
-	owner.dev = load32(load64(bio + OFF_bio_bi_bdev) + OFF_block_device_bd_dev);
 	classify(t, bio, &owner);
 	owners.update(&bio, &owner);
 	return 0;
@@ -146,20 +150,20 @@ RAW_TRACEPOINT_PROBE(block_bio_queue)
 	u64 bio = ctx->args[0];
 	struct thread *t = current_thread();
 
-	if (!t)
-		return 0;
 	/* While a driver's submit_bio runs, what it queues goes on this list. */
-	if (!(load32(bio + OFF_bio_bi_opf) & 0xff) &&
+	if (t && !(load32(bio + OFF_bio_bi_opf) & 0xff) &&
 	    !load64(bpf_get_current_task() + OFF_task_struct_bio_list))
 		t->counters[COUNT_BIO_READ] += load32(bio + OFF_bio_bi_size);
-	return own_bio(t, bio);
+	return own_bio(t, bio, bpf_ktime_get_ns());
 }
 
 RAW_TRACEPOINT_PROBE(block_split)
 {
-	struct thread *t = current_thread();
+	u64 bio = ctx->args[0], rest = load64(bio + OFF_bio_bi_private);
+	struct bio_owner *whole = owners.lookup(&rest);
 
-	return t ? own_bio(t, ctx->args[0]) : 0;
+	/* bio_chain() has made the rest the parent of what is cut off; both were queued as one. */
+	return own_bio(current_thread(), bio, whole ? whole->queue_ns : bpf_ktime_get_ns());
 }
 
 RAW_TRACEPOINT_PROBE(block_rq_issue)
@@ -175,6 +179,7 @@ RAW_TRACEPOINT_PROBE(block_rq_issue)
 	f.bytes = f.left = load32(rq + OFF_request___data_len);
 	f.sector = load64(rq + OFF_request___sector);
 	f.op = load32(rq + OFF_request_cmd_flags) & 0xff;
+	f.owner.dev = load32(load64(bio + OFF_bio_bi_bdev) + OFF_block_device_bd_dev);
 	flights.update(&rq, &f);
 	return 0;
 }

@@ -3,10 +3,10 @@
  * What traced threads read of each file, by the path that the bytes took.
  * One look-up per read call, none per page.
  */
-#define IOCB_WRITE (1 << 18)      /* include/linux/fs.h, a macro: not in BTF */
 #define S_ISBLK(mode) (((mode) & 0xf000) == 0x6000)
 #define TMPFS_MAGIC 0x01021994    /* include/uapi/linux/magic.h */
-#define FILE_WRITE 1ULL           /* low bit of frame.file: the call writes */
+#define O_ACCMODE 3
+#define FILE_WRITE 1ULL           /* low bit of frame.file: the call writes, or may */
 
 static __always_inline u64 load64(u64 address);
 static __always_inline u32 load32(u64 address);
@@ -16,12 +16,39 @@ BPF_ARRAY(blank_io, struct file_io, 1);
 
 enum io_path { IO_NONE, IO_CALL, IO_DIRECT, IO_ERROR, IO_BUFFERED, IO_SPLICED, IO_PIPED };
 
+/* Direct writes under way, by kiocb: its IOCB_WRITE is not set for all of them. */
+BPF_TABLE("lru_hash", u64, u32, dio_writes, DIOS_MAX);
+
 /* A frame's note of the file that a kiocb is for. */
 static __always_inline u64 file_of(u64 iocb)
 {
-	u64 file = load64(iocb + OFF_kiocb_ki_filp);
+	return load64(iocb + OFF_kiocb_ki_filp);
+}
 
-	return load32(iocb + OFF_kiocb_ki_flags) & IOCB_WRITE ? file | FILE_WRITE : file;
+/* The same as direct I/O begins, whose iterator says whether it is a write's source. */
+static __always_inline u64 dio_begins(u64 iocb, u64 iter)
+{
+	u32 source = load32(iter + OFF_iov_iter_data_source) & 0xff;
+
+	if (source) {
+		dio_writes.update(&iocb, &source);
+		return file_of(iocb) | FILE_WRITE;
+	}
+	dio_writes.delete(&iocb);
+	return file_of(iocb);
+}
+
+static __always_inline u64 dio_ends(u64 iocb)
+{
+	return dio_writes.lookup(&iocb) ? file_of(iocb) | FILE_WRITE : file_of(iocb);
+}
+
+/* Where the iterator is out of reach: of a file that may be written nobody can tell. */
+static __always_inline u64 dio_unknown(u64 iocb)
+{
+	u64 file = file_of(iocb);
+
+	return load32(file + OFF_file_f_flags) & O_ACCMODE ? file | FILE_WRITE : file;
 }
 
 /* The inode whose page cache a file uses: of a block device, the device's own. */

@@ -90,8 +90,8 @@ static __always_inline void on_entry(struct thread *t, struct frame *f, u32 hand
 	case ENTRY_FILE:
 		f->file = a0;
 		break;
-	case ENTRY_DIO_OTHER:           /* (iocb, ...) */
-		f->file = file_of(a0);
+	case ENTRY_DIO_OTHER:           /* (iocb, inode, bdev, iter, ...) */
+		f->file = dio_unknown(a0);
 		count_io(f->file, IO_CALL, 0);
 		break;
 	case ENTRY_MEMFD_PIN:           /* (memfd, start, end, ...): end is inclusive */
@@ -103,20 +103,22 @@ static __always_inline void on_entry(struct thread *t, struct frame *f, u32 hand
 			emit_buffer(BUFFER_RELEASE, dmabuf);
 		break;
 	case ENTRY_DIO_SUBMIT:          /* (iocb, iter, ...) */
-		f->file = file_of(a0);
-		count_io(f->file, IO_CALL, 0);
-		note_alignment(f->file, a0, a1);
 		if (asynchronous(a0)) {
 			/* A worker is gone from the map before its read completes. */
 			tid = t->owner ? t->owner : t->tid;
 			dios.update(&a0, &tid);
 			f->arg = a0;
 		}
+		/* fall through */
+	case ENTRY_DIO_BLOCK:           /* (iocb, iter) */
+		f->file = dio_begins(a0, a1);
+		count_io(f->file, IO_CALL, 0);
+		note_alignment(f->file, a0, a1);
 		break;
 	case ENTRY_DIO_COMPLETE:        /* (dio): direct.c counts asynchronous ones */
 		a0 = load64(a0 + OFF_iomap_dio_iocb);
 		f->arg = asynchronous(a0);
-		f->file = file_of(a0);
+		f->file = dio_ends(a0);
 		break;
 	case ENTRY_SPLICE_PIPE:         /* generic_file_splice_read(in, ...): see the exit */
 		f->file = a0;

@@ -16,6 +16,7 @@ ENTRY_HANDLERS = (
     "gather_work",
     "io_wq_work",
     "dio_other",
+    "dio_block",
     "iocb",
     "file",
 )

@@ -196,7 +196,7 @@ HOOKS: tuple[Hook, ...] = (
         "dio",
         ("blkdev_direct_IO",),
         "direct I/O on block devices",
-        on_entry="dio_other",
+        on_entry="dio_block",
         on_exit="dio_bytes",
     ),
     Hook(

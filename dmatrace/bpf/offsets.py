@@ -21,6 +21,7 @@ OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("bio", ("bi_opf",), "bio_bi_opf"),
     ("bio", ("bi_bdev",), "bio_bi_bdev"),
     ("bio", ("bi_io_vec",), "bio_bi_io_vec"),
+    ("bio", ("bi_private",), "bio_bi_private"),
     ("bio_vec", ("bv_page",), "bio_vec_bv_page"),
     ("block_device", ("bd_dev",), "block_device_bd_dev"),
     # "mm: rename the 'compound_head' field in the 'struct page' to 'compound_info'" (in 7.x)
@@ -44,6 +45,7 @@ OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("super_block", ("s_magic",), "super_block_s_magic"),
     # "iov_iter: overlay struct iovec and ubuf/len" (in 6.4) renamed iov.
     ("iov_iter", ("iter_type",), "iov_iter_type"),
+    ("iov_iter", ("data_source",), "iov_iter_data_source"),
     ("iov_iter", ("iov_offset",), "iov_iter_iov_offset"),
     ("iov_iter", ("ubuf",), "iov_iter_ubuf"),
     ("iov_iter", ("__iov", "iov"), "iov_iter_iov"),
@@ -54,7 +56,6 @@ OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("kiocb", ("ki_complete",), "kiocb_ki_complete"),
     ("kiocb", ("ki_pos",), "kiocb_ki_pos"),
     ("kiocb", ("ki_filp",), "kiocb_ki_filp"),
-    ("kiocb", ("ki_flags",), "kiocb_ki_flags"),
 )
 
 # The same of structures that a kernel may be built without; hooks name what they need of them.

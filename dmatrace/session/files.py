@@ -36,11 +36,12 @@ def names(pid: int) -> dict[File, str]:
             with contextlib.suppress(OSError):
                 path = os.readlink(link)
                 if path.startswith("/"):
-                    found.setdefault(_file(os.stat(link)), path)
+                    found.setdefault(file_key(os.stat(link)), path)
     return found
 
 
-def _file(status: os.stat_result) -> File:
+def file_key(status: os.stat_result) -> File:
+    """How the recording names a file; a block device by its number, and inode 0."""
     if status.st_rdev:
         return kernel_dev(os.major(status.st_rdev), os.minor(status.st_rdev)), 0
     return kernel_dev(os.major(status.st_dev), os.minor(status.st_dev)), status.st_ino

@@ -23,11 +23,11 @@ from typing import Any
 from dmatrace.recording import Writer
 from dmatrace.session.changes import drop_caches
 from dmatrace.session.devices import devices
-from dmatrace.session.files import described, names
-from dmatrace.session.tracer import Tracer, current_dev_ino
+from dmatrace.session.files import described, file_key, names
+from dmatrace.session.tracer import Tracer
 
 MIB = 1 << 20
-DATA = Path(os.environ["DMATRACE_DATA"]) / "known"
+DATA = Path(os.environ.get("DMATRACE_DATA", "/data")) / "known"
 MOUNTS = Path("/mnt/known")
 SMALL = 61  # files in the directory whose metadata is read
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -201,6 +201,9 @@ def main(out: str) -> None:
         try:
             with Writer.create(out, meta) as writer:
                 for number, (name, (path, _)) in enumerate(steps.items(), start=1):
+                    if name == "small":
+                        # The journal keeps what it wrote last in memory.
+                        shell(f"umount {on_dm}; mount -o noatime /dev/mapper/linear {on_dm}")
                     shell("sync")
                     drop_caches()
                     tracer.drain()
@@ -215,9 +218,7 @@ def main(out: str) -> None:
                     tracer.poll_threads()
                     tracer.drain()
                     rows = tracer.take()
-                    own = (0, 0)
-                    if path.is_file():
-                        own = current_dev_ino(str(path))
+                    own = file_key(path.stat())
                     named = names(pid) | {own: str(path)}
                     reads = described(tracer.file_reads(), named, own, number)
                     for table, found in {**rows, "file_reads": reads}.items():

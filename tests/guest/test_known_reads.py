@@ -106,7 +106,8 @@ def test_latencies_as_the_device_adds_them(known: tuple[STEPS, STEPS], lab: Lab)
         ours = (mine["complete_ns"] - mine["queue_ns"]).sum() / 1e6
         least = (mine["complete_ns"] - mine["issue_ns"]).sum() / 1e6
         theirs = said[step]["loop"][2]
-        assert least - 2 - 0.1 * theirs <= theirs <= ours + 2 + 0.1 * ours, step
+        # A plug remembers the time of its first request: theirs may begin a little earlier.
+        assert 0.9 * least - 2 <= theirs <= 1.3 * ours + 2 * len(mine), step
 
 
 def test_metadata_is_apart(known: tuple[STEPS, STEPS]) -> None:

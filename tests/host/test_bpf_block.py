@@ -26,7 +26,6 @@ TID, TGID, STRANGER = 10, 9, 99
 BACKENDS = ("fentry", "kprobe")
 FILE_DEV, DISK, LOWER = 0x800001, 0x800000, 0x700003
 IFREG, IFBLK = 0x8000, 0x6000
-IOCB_WRITE = 1 << 18
 TMPFS_MAGIC = 0x01021994
 _BY_NAME = {hook.name: hook for hook in HOOKS}
 
@@ -88,13 +87,12 @@ class Kernel:
     def file(self, mapping: int, flags: int = 0) -> int:
         return self.struct("file", f_mapping=mapping, f_flags=flags)
 
-    def iocb(self, file: int, *, write: bool = False, pos: int = 0) -> int:
-        flags = IOCB_WRITE if write else 0
-        return self.struct("kiocb", ki_filp=file, ki_flags=flags, ki_pos=pos)
+    def iocb(self, file: int, *, pos: int = 0) -> int:
+        return self.struct("kiocb", ki_filp=file, ki_pos=pos)
 
-    def iter(self, address: int, count: int) -> int:
+    def iter(self, address: int, count: int, *, write: bool = False) -> int:
         kind = self.machine.constants["ITER_UBUF"]
-        return self.struct("iov_iter", type=kind, ubuf=address, count=count)
+        return self.struct("iov_iter", type=kind, ubuf=address, count=count, data_source=int(write))
 
     def enter(self, name: str, *arguments: int) -> None:
         self.machine.hook(self.backend, self._cookie(name), *arguments)
@@ -179,6 +177,19 @@ def test_kinds(backend: str) -> None:
         kernel.leave(name)
 
 
+def test_an_address_that_another_thread_s_bio_has_now_is_not_ours() -> None:
+    """A loop device's worker reads what lies beneath it, with bios that were ours before."""
+    kernel = Kernel()
+    bio = kernel.bio(0)
+    assert kernel.request(bio).bytes == 4096
+    kernel.at(200, STRANGER)
+    kernel.machine.raw("block_bio_queue", bio)
+    request = kernel.struct("request", bio=bio, __data_len=4096)
+    kernel.machine.raw("block_rq_issue", request)
+    kernel.machine.raw("block_rq_complete", request, 0, 4096)
+    assert kernel.machine.records() == []
+
+
 def test_a_block_device_that_is_read_is_no_metadata() -> None:
     kernel = Kernel()
     _, device = kernel.inode(0, mode=IFBLK, rdev=DISK)
@@ -196,10 +207,25 @@ def test_masks_of_compound_pages() -> None:
     base = -(-ctypes.addressof(pages) // 256) * 256  # 4 of them, aligned to their size
     _, mapping = kernel.inode(12)
     kernel.put(base, "folio_mapping", mapping)
-    kernel.put(base, "page_compound", 0)
     kernel.put(base + 192, "page_compound", (1 << 64) - 256 | 1)
     kernel.enter("page_cache_sync_ra", 0, 0)
     assert _said(kernel.request(kernel.bio(base + 192))) == ("page-cache", FILE_DEV, 12)
+
+
+def test_what_is_cut_off_a_bio_was_queued_with_it() -> None:
+    kernel = Kernel()
+    whole = kernel.bio(0, size=8192)
+    kernel.machine.raw("block_bio_queue", whole)
+    cut = kernel.bio(0, size=4096)
+    kernel.put(cut, "bio_bi_private", whole)
+    kernel.at(300)
+    kernel.machine.raw("block_split", cut)
+    kernel.at(400)
+    request = kernel.struct("request", bio=cut, __data_len=4096)
+    kernel.machine.raw("block_rq_issue", request)
+    kernel.machine.raw("block_rq_complete", request, 0, 4096)
+    (found,) = kernel.machine.records()
+    assert (found.queue_ns, found.issue_ns, found.tid) == (100, 400, TID)
 
 
 def test_bios_of_a_stacked_device_are_asked_for_once() -> None:
@@ -239,13 +265,19 @@ def test_bytes_of_a_file_by_path(backend: str) -> None:
     call("__iomap_dio_rw", kernel.iocb(direct), buffer, returned=-28)
     call("__blockdev_direct_IO", kernel.iocb(direct), returned=512)
     # What is written is not read.
-    written = kernel.iocb(direct, write=True)
-    call("__iomap_dio_rw", written, buffer, returned=-22)
+    source = kernel.iter(0x7001, 4096, write=True)
+    written = kernel.iocb(direct)
+    call("__iomap_dio_rw", written, source, returned=-22)
     call("iomap_dio_complete", kernel.struct("iomap_dio", iocb=written), returned=4096)
+    call("blkdev_direct_IO", written, source, returned=4096)
+    call("__blockdev_direct_IO", kernel.iocb(kernel.file(mapping, os.O_RDWR)), returned=512)
+    # The same kiocb, on the stack of the same system call, then reads.
+    call("__iomap_dio_rw", written, buffer, returned=0xFFFF_8000_0000_0000)
+    call("iomap_dio_complete", kernel.struct("iomap_dio", iocb=written), returned=100)
     found = kernel.machine.file_io(12, FILE_DEV)
     assert found is not None
     assert {name: getattr(found, name) for name in layout.FILE_IO} == {
-        "direct": 4096 + 512, "direct_calls": 5, "einval": 1, "efault": 1, "errors": 1,
+        "direct": 4096 + 512 + 100, "direct_calls": 6, "einval": 1, "efault": 1, "errors": 1,
         "buffered": 1700, "fallback": 700, "spliced": 50, "offsets": 8192 | 4096 | 1,
         "memory": 0x7000,
     }  # fmt: skip
@@ -276,7 +308,7 @@ def test_copies_by_what_is_around_them(backend: str) -> None:
     read = kernel.iocb(kernel.file(mapping))
 
     def write(into: int, size: int) -> None:
-        kernel.enter("generic_perform_write", kernel.iocb(kernel.file(into), write=True))
+        kernel.enter("generic_perform_write", kernel.iocb(kernel.file(into)))
         kernel.leave("generic_perform_write", size)
 
     kernel.enter("filemap_read", read, 0, 0)

@@ -32,6 +32,7 @@ void host_reset(void)
 	memset(owners_slots, 0, sizeof(owners_slots));
 	memset(flights_slots, 0, sizeof(flights_slots));
 	memset(dios_slots, 0, sizeof(dios_slots));
+	memset(dio_writes_slots, 0, sizeof(dio_writes_slots));
 	memset(file_ios_slots, 0, sizeof(file_ios_slots));
 	memset(lost_slots, 0, sizeof(lost_slots));
 	memset(pinned_slots, 0, sizeof(pinned_slots));
