@@ -12,11 +12,12 @@ not follow (``stack``).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis import arrays, block, inventory, overlap, time
+from dmatrace.analysis import arrays, block, critical, inventory, overlap, time
 from dmatrace.analysis.copies import copies
+from dmatrace.analysis.files import files
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
 from dmatrace.analysis.verdicts import direct
@@ -57,6 +58,8 @@ def document(recording: Recording) -> dict[str, Any]:
     }
 
 
+# Tables that every load has its part of.
+_PER_LOAD = ("requests", "intervals", "waits", "file_reads")
 _HOOK = {"name": "", "phase": "", "attached": None, "hides": None}
 _SKIPPED = {"strategy": "", "why": "", "do": ""}
 
@@ -80,9 +83,11 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     counted = time.cells(found, recording.table("counters"), "counter", ("value",))
     clocks = time.own_clocks(recording.table("threads"))
     comms = _comms(recording.table("threads"))
-    for name in ("requests", "intervals"):
+    for name in _PER_LOAD:
         recording.part(name, 0)  # torn or damaged is to be said, whether or not there are loads
     dmabufs = inventory.by_load(recording.table("inventory"))
+    windows = time.own_windows(recording.table("threads"))
+    devices = recording.meta.get("devices") or []
     rows = _load_rows(recording.table("loads"))
     for span in found:
         # A recorder killed before it named the load: the measurements still count.
@@ -105,8 +110,10 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
                 rows[load_id],
                 threads,
                 counters,
-                recording.part("requests", load_id, block.COLUMNS),
-                recording.part("intervals", load_id),
+                {name: recording.part(name, load_id) for name in _PER_LOAD},
+                mine,
+                windows.get(load_id, {}),
+                devices,
                 partial=not all(span.whole for span in mine),
                 held=inventory.held(dmabufs.get(load_id, []), str(rows[load_id]["inventory"])),
             )
@@ -118,12 +125,15 @@ def _load(
     row: Mapping[str, Any],
     threads: list[dict[str, object]],
     counters: Mapping[str, int],
-    requests: pd.DataFrame,
-    intervals: pd.DataFrame,
+    tables: Mapping[str, pd.DataFrame],
+    spans: Sequence[time.Span],
+    windows: Mapping[int, Sequence[overlap.Interval]],
+    devices: Sequence[Mapping[str, Any]],
     *,
     partial: bool,
     held: dict[str, Any] | None,
 ) -> dict[str, Any]:
+    requests, intervals = tables["requests"], tables["intervals"]
     bill = memory(row)
     strategy = str(row["strategy"])
     done = block.reads(requests)
@@ -143,12 +153,14 @@ def _load(
         "threads": threads,
         "memory": bill,
         "copies": copies(counters, int(row["bytes"])),
-        "block": block.block(requests),
+        "block": block.block(requests, counters.get("bio_read_bytes", 0), devices),
         "direct": direct(counters, strategy, str(row["refused"]), bill, int(row["bytes"])),
         "overlap": overlap.overlap(
             zip(allocating["start_ns"].tolist(), allocating["end_ns"].tolist(), strict=True),
             arrays.union(done["issue_ns"].to_numpy(), done["complete_ns"].to_numpy()),
         ),
+        "critical": critical.of_load(threads, spans, tables, windows),
+        "files": files(tables["file_reads"], requests, row),
         "steps": steps(
             zip(
                 *(intervals[name].tolist() for name in ("hook", "start_ns", "end_ns")),

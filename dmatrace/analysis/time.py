@@ -216,6 +216,14 @@ def own_clocks(threads: pd.DataFrame) -> dict[tuple[int, int], dict[int, OwnCloc
     return result
 
 
+def own_windows(threads: pd.DataFrame) -> dict[int, dict[int, list[tuple[int, int]]]]:
+    """{load: {tid: [(start, end) of each window by its own clock]}} of the threads table."""
+    result: dict[int, dict[int, list[tuple[int, int]]]] = {}
+    for load_id, tid, start, end in _rows(threads, ["load_id", "tid", "start_ns", "end_ns"]):
+        result.setdefault(load_id, {}).setdefault(tid, []).append((start, end))
+    return result
+
+
 def thread_rows(
     load_spans: Sequence[Span],
     phases: Mapping[Span, Cells],

@@ -5,12 +5,26 @@
  * context, so its owner is found through the bio: block_bio_queue runs in the
  * submitter's context.  A bio cut by block_split is issued under the new
  * bio's address.
+ *
+ * Requests exist on the lowest device of a stack that the submitter itself
+ * comes to: device mapper and md pass bios on and issue none, so their bytes
+ * are counted once, below them.  What such a driver, or a loop device's
+ * worker, submits from a thread of its own has no owner and is not counted
+ * again; COUNT_BIO_READ, the bios at the top, tells how much has no request.
+ *
+ * What a bio reads is decided where it is queued, by its flags, the page it
+ * reads into and the calls its submitter is in.
  */
 struct bio_owner {
 	u32 tid;
 	u32 tgid;
 	u64 queue_ns;
 	u64 bytes;
+	u64 ino;
+	u32 file_dev;
+	u32 kind;
+	u32 phase;
+	u32 dev;
 };
 
 struct flight {
@@ -26,29 +40,130 @@ struct flight {
 BPF_TABLE("lru_hash", u64, struct bio_owner, owners, REQUESTS_MAX);
 BPF_TABLE("lru_hash", u64, struct flight, flights, REQUESTS_MAX);
 
-static __always_inline int own_bio(u64 bio)
+/* A tail page has a pointer to its head, or the mask that makes one (7.x). */
+static __always_inline u64 folio_of(u64 page)
 {
-	struct thread *t = current_thread();
+	u64 info = load64(page + OFF_page_compound);
+
+	if (!(info & 1))
+		return page;
+	/* No array of struct page reaches into the last 256 MiB. */
+	return info >= (u64)-(1LL << 28) ? page & info : info - 1;
+}
+
+/* The inode whose page cache a bio's first page is of, or 0: anonymous, slab. */
+static __always_inline u64 inode_of_bio(u64 bio)
+{
+	u64 vec = load64(bio + OFF_bio_bi_io_vec), page, mapping, inode;
+
+	if (!vec)
+		return 0;
+	/* struct bio_vec is a pointer and two ints. */
+	vec += 16ULL * load32(bio + OFF_bio_bi_idx);
+	page = load64(vec + OFF_bio_vec_bv_page);
+	if (!page)
+		return 0;
+	mapping = load64(folio_of(page) + OFF_folio_mapping);
+	/* PAGE_MAPPING_FLAGS, include/linux/page-flags.h */
+	if (!mapping || mapping & 3)
+		return 0;
+	inode = load64(mapping + OFF_address_space_host);
+	/* Of memory that is no folio the word means something else. */
+	return inode && load64(inode + OFF_inode_i_mapping) == mapping ? inode : 0;
+}
+
+static __always_inline int reads_files(u32 phase)
+{
+	return phase == PHASE_DIO || phase == PHASE_READAHEAD || phase == PHASE_PAGE_CACHE ||
+	       phase == PHASE_COPY || phase == PHASE_FAULT;
+}
+
+static __always_inline void classify(struct thread *t, u64 bio, struct bio_owner *o)
+{
+	u64 inode = inode_of_bio(bio), file = 0, read = 0, named = 0;
+	u32 flags = load32(bio + OFF_bio_bi_opf), phase = PHASE_SYSCALL, i;
+	struct file_key key = {};
+
+	/* The innermost call that reads, and the file of it or of one around it. */
+	for (i = 1; i <= DEPTH_MAX; i++) {
+		struct frame *f = &t->stack[(t->depth - i) & (DEPTH_MAX - 1)];
+
+		if (i > t->depth || i > DEPTH_MAX)
+			break;
+		if (phase == PHASE_SYSCALL && reads_files(f->phase))
+			phase = f->phase;
+		if (phase != PHASE_SYSCALL && f->file) {
+			file = f->file;
+			break;
+		}
+	}
+	o->phase = phase;
+	read = file ? inode_of(file) : 0;
+	if (flags & REQ_SWAP) {
+		o->kind = KIND_SWAP;
+	} else if (flags & REQ_META) {
+		o->kind = KIND_METADATA;
+	} else if (inode && inode != read && S_ISBLK(load32(inode + OFF_inode_i_mode))) {
+		/* ext4 reads extent trees without the flag. */
+		o->kind = KIND_METADATA;
+		named = inode;
+	} else if (phase == PHASE_DIO) {
+		/* Its pages are the buffer's, whatever they belong to. */
+		o->kind = KIND_DIRECT;
+		named = read;
+	} else if (phase != PHASE_SYSCALL || flags & REQ_RAHEAD) {
+		o->kind = flags & REQ_RAHEAD ? KIND_READAHEAD : KIND_PAGE_CACHE;
+		/* A file in memory has no disk: those pages are a buffer's. */
+		if (inode && !S_ISBLK(load32(inode + OFF_inode_i_mode)) &&
+		    !load64(load64(inode + OFF_inode_i_sb) + OFF_super_block_s_bdev))
+			o->kind = KIND_UNKNOWN;
+		else
+			named = inode;
+	}
+	if (named) {
+		name_inode(named, &key);
+		o->ino = key.ino;
+		o->file_dev = key.dev;
+	}
+}
+
+/* Bios are freed unseen: what was at an address of another's new one is gone. */
+static __always_inline int own_bio(struct thread *t, u64 bio, u64 queued)
+{
 	struct bio_owner owner = {};
 
-	if (!t)
+	if (!t) {
+		owners.delete(&bio);
 		return 0;
+	}
 	owner.tid = t->tid;
 	owner.tgid = t->tgid;
-	owner.queue_ns = bpf_ktime_get_ns();
+	owner.queue_ns = queued;
 	owner.bytes = load32(bio + OFF_bio_bi_size);
+	classify(t, bio, &owner);
 	owners.update(&bio, &owner);
 	return 0;
 }
 
 RAW_TRACEPOINT_PROBE(block_bio_queue)
 {
-	return own_bio(ctx->args[0]);
+	u64 bio = ctx->args[0];
+	struct thread *t = current_thread();
+
+	/* While a driver's submit_bio runs, what it queues goes on this list. */
+	if (t && !(load32(bio + OFF_bio_bi_opf) & 0xff) &&
+	    !load64(bpf_get_current_task() + OFF_task_struct_bio_list))
+		t->counters[COUNT_BIO_READ] += load32(bio + OFF_bio_bi_size);
+	return own_bio(t, bio, bpf_ktime_get_ns());
 }
 
 RAW_TRACEPOINT_PROBE(block_split)
 {
-	return own_bio(ctx->args[0]);
+	u64 bio = ctx->args[0], rest = load64(bio + OFF_bio_bi_private);
+	struct bio_owner *whole = owners.lookup(&rest);
+
+	/* bio_chain() has made the rest the parent of what is cut off; both were queued as one. */
+	return own_bio(current_thread(), bio, whole ? whole->queue_ns : bpf_ktime_get_ns());
 }
 
 RAW_TRACEPOINT_PROBE(block_rq_issue)
@@ -64,6 +179,7 @@ RAW_TRACEPOINT_PROBE(block_rq_issue)
 	f.bytes = f.left = load32(rq + OFF_request___data_len);
 	f.sector = load64(rq + OFF_request___sector);
 	f.op = load32(rq + OFF_request_cmd_flags) & 0xff;
+	f.owner.dev = load32(load64(bio + OFF_bio_bi_bdev) + OFF_block_device_bd_dev);
 	flights.update(&rq, &f);
 	return 0;
 }
@@ -84,12 +200,17 @@ RAW_TRACEPOINT_PROBE(block_rq_complete)
 	e.op = f->op;
 	e.tid = f->owner.tid;
 	e.tgid = f->owner.tgid;
+	e.dev = f->owner.dev;
 	e.error = (u8)ctx->args[1];
 	e.sector = f->sector;
 	e.bytes = f->bytes;
 	e.queue_ns = f->owner.queue_ns;
 	e.issue_ns = f->issue_ns;
 	e.complete_ns = bpf_ktime_get_ns();
+	e.ino = f->owner.ino;
+	e.file_dev = f->owner.file_dev;
+	e.kind = f->owner.kind;
+	e.phase = f->owner.phase;
 	flights.delete(&rq);
 	if (events.ringbuf_output(&e, sizeof(e), BPF_RB_NO_WAKEUP))
 		count_lost();

@@ -127,7 +127,8 @@ def import_bcc() -> Any:
 def source(present: Collection[Tap]) -> str:
     """The C text: one translation unit, because bcc rewrites only its main file."""
     package = resources.files("dmatrace.bpf")
-    names = ["dmatrace.h", "stack.c", "handlers.c", "probes.c", "work.c", "direct.c"]
+    names = ["dmatrace.h", "stack.c", "waits.c", "files.c", "handlers.c"]
+    names += ["probes.c", "work.c", "direct.c"]
     names += [tap.source for tap in present if tap.source not in names]
     if any(tap.source == "block.c" for tap in present):
         names.append("pins.c")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterable
 
@@ -60,6 +61,14 @@ def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
     if head is None:
         raise CannotHere("this kernel's enum pageflags has no PG_head", do="report the kernel")
     values["BIT_PG_head"] = head
+    for name in ("META", "RAHEAD", "SWAP"):
+        # A kernel without the flag never sets it.
+        bit = btf.enum_value("req_flag_bits", f"__REQ_{name}")
+        values[f"REQ_{name}"] = 0 if bit is None else 1 << bit
+    for name in ("UBUF", "IOVEC"):
+        found = btf.enum_value("iter_type", f"ITER_{name}")
+        values[f"ITER_{name}"] = 0xFF if found is None else found
+    values["O_DIRECT"] = os.O_DIRECT
     for number, register in enumerate(abi.arguments):
         values[f"OFF_ARG{number}"] = _register(btf, register)
     values["OFF_RETURN"] = _register(btf, abi.result)

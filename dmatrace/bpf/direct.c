@@ -17,6 +17,8 @@ static __always_inline int dio_ended(u64 iocb, s64 bytes)
 	t = threads.lookup(&owner);
 	if (t && bytes > 0)
 		__sync_fetch_and_add(&t->counters[COUNT_DIO], bytes);
+	if (bytes > 0)
+		count_io(dio_ends(iocb), IO_DIRECT, bytes);
 	return 0;
 }
 

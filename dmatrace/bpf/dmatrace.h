@@ -18,9 +18,12 @@
 
 enum mode { MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE };
 
-enum event_type { EV_SNAPSHOT = 1, EV_REQUEST, EV_BUFFER, EV_INTERVAL };
+enum event_type { EV_SNAPSHOT = 1, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT };
 enum snap_kind { SNAP_BEGIN = 1, SNAP_END, SNAP_FORK, SNAP_EXIT, SNAP_WORK_BEGIN, SNAP_WORK_END };
 enum buffer_kind { BUFFER_EXPORT = 1, BUFFER_RELEASE };
+enum request_kind {
+	KIND_UNKNOWN, KIND_DIRECT, KIND_READAHEAD, KIND_PAGE_CACHE, KIND_METADATA, KIND_SWAP,
+};
 
 enum counter {
 	COUNT_COPY_READ,        /* filemap_read: page cache -> iterator   */
@@ -39,6 +42,11 @@ enum counter {
 	COUNT_SPLICE_PAGES,     /* copy_splice_read: read into the pipe's own pages */
 	COUNT_SPLICE_WRITE,     /* iter_file_splice_write: pipe -> file   */
 	COUNT_COPY_STREAM,      /* dmatrace_loader_stream_write           */
+	COUNT_COPY_READ_MODULE, /* of COPY_READ, into the loader module's target */
+	COUNT_COPY_WRITE_SHMEM, /* of COPY_WRITE, into a file in memory   */
+	COUNT_COPY_WRITE_PIPE,  /* of COPY_WRITE, out of a pipe           */
+	COUNT_COPY_PIPE_SHMEM,  /* of COPY_WRITE, both                    */
+	COUNT_BIO_READ,         /* bios queued, those of stacked devices' drivers aside */
 };
 
 struct cell {
@@ -51,6 +59,7 @@ struct frame {
 	u32 phase;
 	u64 start;
 	u64 arg;                /* the entry handler's note to the exit handler */
+	u64 file;               /* struct file that a read or write is of, else 0 */
 };
 
 /* One per traced thread, and the EV_SNAPSHOT record up to `stack`. */
@@ -69,6 +78,7 @@ struct thread {
 	u32 phase;              /* of the innermost frame */
 	u32 mode;
 	u64 woken;              /* when, until it is on a CPU; else 0 */
+	u64 off;                /* since when it is off its CPU; else 0 */
 	u32 owner;              /* tid it works for, where it is a worker; else 0 */
 	u32 reserved;
 	u64 counters[COUNTER_MAX];
@@ -89,6 +99,11 @@ struct request_event {
 	u64 queue_ns;
 	u64 issue_ns;
 	u64 complete_ns;
+	u64 ino;                /* of the file, 0 where it is not known */
+	u32 file_dev;           /* its s_dev; of a block device's own pages that device, and ino 0 */
+	u32 kind;               /* enum request_kind */
+	u32 phase;              /* the submitter's */
+	u32 reserved;
 };
 
 struct buffer_event {
@@ -113,6 +128,17 @@ struct interval_event {
 	u64 end;
 };
 
+/* A thread off its CPU: blocked from start to woken, runnable from there to end. */
+struct wait_event {
+	u32 type;
+	u32 phase;
+	u32 tid;
+	u32 tgid;
+	u64 start;
+	u64 woken;
+	u64 end;
+};
+
 struct file_key {
 	u64 ino;
 	u64 dev;                /* s_dev as the tracepoint prints it: MAJOR << 20 | MINOR */
@@ -123,6 +149,20 @@ struct file_pages {
 	u64 removed;
 	u64 removed_self;       /* by a traced thread */
 	u64 peak;               /* of added - removed since tracing began */
+};
+
+/* What traced threads read of one file, by path. */
+struct file_io {
+	u64 direct;             /* bytes that direct I/O completed */
+	u64 direct_calls;
+	u64 einval;             /* direct I/O calls that failed, by errno */
+	u64 efault;
+	u64 errors;             /* any other, EAGAIN aside */
+	u64 buffered;           /* bytes copied out of its folios by read calls */
+	u64 fallback;           /* of these, by a file that is open with O_DIRECT */
+	u64 spliced;            /* bytes a pipe took by reference */
+	u64 offsets;            /* OR of positions and lengths of direct calls */
+	u64 memory;             /* OR of their buffers' addresses, where they are user's */
 };
 
 #endif

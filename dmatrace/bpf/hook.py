@@ -15,6 +15,10 @@ ENTRY_HANDLERS = (
     "splice_pipe",
     "gather_work",
     "io_wq_work",
+    "dio_other",
+    "dio_block",
+    "iocb",
+    "file",
 )
 EXIT_HANDLERS = (
     "none",

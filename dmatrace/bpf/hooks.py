@@ -157,6 +157,7 @@ HOOKS: tuple[Hook, ...] = (
         "copy",
         ("generic_perform_write",),
         "buffered writes into files and memfds: their copying and its bytes",
+        on_entry="iocb",
         on_exit="perform_write",
     ),
     Hook(
@@ -164,6 +165,7 @@ HOOKS: tuple[Hook, ...] = (
         "copy",
         ("shmem_file_read_iter",),
         "reads of tmpfs files: their copying and its bytes",
+        on_entry="iocb",
         on_exit="shmem_read",
     ),
     Hook(
@@ -187,6 +189,7 @@ HOOKS: tuple[Hook, ...] = (
         "dio",
         ("__blockdev_direct_IO",),
         "direct I/O on file systems that do not use iomap",
+        on_entry="dio_other",
         on_exit="dio_bytes",
     ),
     Hook(
@@ -194,6 +197,7 @@ HOOKS: tuple[Hook, ...] = (
         "dio",
         ("blkdev_direct_IO",),
         "direct I/O on block devices",
+        on_entry="dio_block",
         on_exit="dio_bytes",
     ),
     Hook(
@@ -210,6 +214,7 @@ HOOKS: tuple[Hook, ...] = (
         # file without ITER_PIPE" (in v6.3)
         ("filemap_splice_read",),
         "bytes that a pipe takes from the page cache, and so the verdict on them",
+        on_entry="file",
         on_exit="splice_cache",
         unless="generic_file_splice_read",
     ),
@@ -239,6 +244,7 @@ HOOKS: tuple[Hook, ...] = (
         # Linux kernel commit bd194b187115 "shmem: Implement splice-read" (in v6.5)
         ("shmem_file_splice_read",),
         "bytes that a pipe takes from a tmpfs file",
+        on_entry="file",
         on_exit="splice_shmem",
         unless="generic_file_splice_read",
     ),

@@ -15,8 +15,10 @@ COUNTER_MAX = 32
 PHASE_OUTER = 0xFF
 
 MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE = range(3)
-EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL = 1, 2, 3, 4
+EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT = 1, 2, 3, 4, 5
 BUFFER_KINDS = {1: "export", 2: "release"}
+# enum request_kind, in order.
+REQUEST_KINDS = ("unknown", "direct", "readahead", "page-cache", "metadata", "swap")
 SNAP_KINDS = {1: "begin", 2: "end", 3: "fork", 4: "exit", 5: "work-begin", 6: "work-end"}
 
 # enum counter, in order; the names are the recording's.
@@ -37,6 +39,11 @@ COUNTERS: tuple[str, ...] = (
     "splice_pages_bytes",
     "splice_write_bytes",
     "copy_stream_bytes",
+    "copy_read_module_bytes",
+    "copy_write_shmem_bytes",
+    "copy_write_pipe_bytes",
+    "copy_pipe_shmem_bytes",
+    "bio_read_bytes",
 )
 
 u32, u64 = ctypes.c_uint32, ctypes.c_uint64
@@ -51,7 +58,7 @@ class Cell(ctypes.Structure):
 class Frame(ctypes.Structure):
     """struct frame: one open hook."""
 
-    _fields_ = (("hook", u32), ("phase", u32), ("start", u64), ("arg", u64))
+    _fields_ = (("hook", u32), ("phase", u32), ("start", u64), ("arg", u64), ("file", u64))
 
 
 class Thread(ctypes.Structure):
@@ -72,6 +79,7 @@ class Thread(ctypes.Structure):
         ("phase", u32),
         ("mode", u32),
         ("woken", u64),
+        ("off", u64),
         ("owner", u32),
         ("reserved", u32),
         ("counters", u64 * COUNTER_MAX),
@@ -102,6 +110,11 @@ class Request(ctypes.Structure):
         ("queue_ns", u64),
         ("issue_ns", u64),
         ("complete_ns", u64),
+        ("ino", u64),
+        ("file_dev", u32),
+        ("kind", u32),
+        ("phase", u32),
+        ("reserved", u32),
     )
 
 
@@ -135,6 +148,20 @@ class Interval(ctypes.Structure):
     )
 
 
+class Wait(ctypes.Structure):
+    """struct wait_event: a thread off its CPU."""
+
+    _fields_ = (
+        ("type", u32),
+        ("phase", u32),
+        ("tid", u32),
+        ("tgid", u32),
+        ("start", u64),
+        ("woken", u64),
+        ("end", u64),
+    )
+
+
 class FileKey(ctypes.Structure):
     """struct file_key; dev is the kernel's dev_t, see ``kernel_dev``."""
 
@@ -147,6 +174,24 @@ class FilePages(ctypes.Structure):
     _fields_ = (("added", u64), ("removed", u64), ("removed_self", u64), ("peak", u64))
 
 
+#: Members of struct file_io, in order; the recording's columns.
+FILE_IO = (
+    "direct", "direct_calls", "einval", "efault", "errors", "buffered", "fallback", "spliced",
+    "offsets", "memory",
+)  # fmt: skip
+
+
+class FileIo(ctypes.Structure):
+    """struct file_io: what traced threads read of one file, by path, bytes and calls."""
+
+    _fields_ = tuple((name, u64) for name in FILE_IO)
+
+
 def kernel_dev(major: int, minor: int) -> int:
     """The kernel's dev_t (include/linux/kdev_t.h), which tracepoints carry, not stat(2)'s."""
     return major << 20 | minor
+
+
+def dev_name(dev: int) -> str:
+    """ "MAJOR:MINOR" of the kernel's dev_t."""
+    return f"{dev >> 20}:{dev & 0xFFFFF}"

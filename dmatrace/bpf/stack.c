@@ -88,6 +88,7 @@ static __always_inline struct frame *enter(struct thread *t, u32 hook, u32 phase
 	f->phase = phase;
 	f->start = now;
 	f->arg = 0;
+	f->file = 0;
 	t->depth = depth + 1;
 	set_phase(t, phase);
 	return f;

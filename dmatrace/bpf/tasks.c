@@ -22,6 +22,7 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 	t->stack[0].hook = HOOK_SYSCALL;
 	t->stack[0].phase = PHASE_SYSCALL;
 	t->stack[0].start = now;
+	t->stack[0].file = 0;
 	t->depth = 1;
 	t->hits[HOOK_SYSCALL] += 1;
 	set_phase(t, PHASE_SYSCALL);
@@ -65,10 +66,12 @@ RAW_TRACEPOINT_PROBE(sched_switch)
 	if (t) {
 		charge(t, now);
 		t->mode = ctx->args[0] || !(u32)ctx->args[3] ? MODE_RUNNABLE : MODE_BLOCKED;
+		off_cpu(t, now);
 	}
 	t = threads.lookup(&next);
 	if (t) {
 		charge(t, now);
+		on_cpu(t, now);
 		t->mode = MODE_CPU;
 		if (t->woken && now > t->woken)
 			t->counters[COUNT_WAKE_NS] += now - t->woken;
@@ -119,7 +122,7 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	t->tid = tid;
 	t->tgid = tgid;
 	bpf_get_current_comm(t->comm, sizeof(t->comm));
-	t->last = now;
+	t->last = t->off = now;
 	t->mode = MODE_RUNNABLE;
 	t->stack[0].hook = HOOK_SYSCALL;
 	t->stack[0].phase = PHASE_SYSCALL;

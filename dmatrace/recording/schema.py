@@ -69,8 +69,25 @@ TABLES: dict[str, tuple[Column, ...]] = {
         "load_id window tid comm:str start_ns end_ns sched_run_ns sched_wait_ns read_bytes? faults?"
         " mark_ns?"
     ),
-    # op: read|write|other.  queue_ns is the bio's, in its submitter's context.
-    "requests": _columns("load_id tid tgid dev sector bytes op:str queue_ns issue_ns complete_ns"),
+    # op: read|write|other.  queue_ns is the bio's, in its submitter's context.  dev: the device
+    # (a partition where it was asked).  kind: direct|readahead|page-cache|metadata|swap|unknown,
+    # "" in older recordings; phase: of the call that submitted it.  file_dev, ino: whose content
+    # it is; file_dev with ino 0: the device's own, as metadata is; both 0: not known.
+    "requests": _columns(
+        "load_id tid tgid dev sector bytes op:str queue_ns issue_ns complete_ns"
+        " kind:str? phase:str? file_dev? ino:uint64?"
+    ),
+    # A thread off its CPU: blocked from start to woken, runnable from there to end.  Of 10 us
+    # or more; the cells have the shorter ones too.
+    "waits": _columns("load_id tid tgid phase:str start_ns woken_ns end_ns"),
+    # What a load's threads read of a file, by path (struct file_io of bpf/dmatrace.h), its name
+    # where it is known, and what statx(STATX_DIOALIGN) asks of direct I/O (0 and known false:
+    # it was not asked or does not say).
+    "file_reads": _columns(
+        "load_id dev ino:uint64 path:str? direct direct_calls einval efault errors buffered"
+        " fallback spliced offsets:uint64 memory:uint64"
+        " fs:str? align_known:bool? align_memory? align_offset?"
+    ),
     # Cumulative per file; removed_self is what the load's own threads removed.
     "page_cache": _columns("t_ns load_id dev ino:uint64 added removed removed_self current peak"),
     # event: export|release.

@@ -113,11 +113,23 @@ def chosen(text: str) -> str:
 
 
 def mounted(mountinfo: str, path: str) -> tuple[str, str, str] | None:
-    """(file system, its options, device number) of the mount that holds ``path``.
+    """(file system, its options, device number) of the mount that holds ``path``."""
+    found = _mount(mountinfo, path)
+    return found and found[:3]
+
+
+def mounted_as(path: str) -> str:
+    """The file system that holds ``path`` with its own options: "ext4 (rw,data=journal)"."""
+    found = _mount(_read(Path("/proc/self/mountinfo")), os.path.realpath(path))
+    return f"{found[0]} ({found[3]})" if found else ""
+
+
+def _mount(mountinfo: str, path: str) -> tuple[str, str, str, str] | None:
+    """(file system, mount's options, device number, file system's options).
 
     As proc_pid_mountinfo(5): the last one listed lies on top.
     """
-    best: tuple[str, str, str] | None = None
+    best: tuple[str, str, str, str] | None = None
     longest = -1
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
@@ -128,7 +140,7 @@ def mounted(mountinfo: str, path: str) -> tuple[str, str, str] | None:
         point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
         inside = path == point or path.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= longest:
-            longest, best = len(point), (rest[0], fields[5], fields[2])
+            longest, best = len(point), (rest[0], fields[5], fields[2], rest[2])
     return best
 
 

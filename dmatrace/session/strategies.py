@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from dmatrace.errors import CannotHere
 from dmatrace.recording import Writer
-from dmatrace.session import inventory
+from dmatrace.session import files, inventory
 from dmatrace.session.changes import drop_caches
 from dmatrace.session.progress import Progress
 from dmatrace.session.runner import LoadFailed, Runner
@@ -165,6 +165,7 @@ class Recorder:
             self._tracer.load_id = self._load_id
             self._tracer.reset_file(self.dev, self.ino)
             self._tracer.pinned_peak(reset=True)
+            self._tracer.forget_reads()
         self._write("loads", [row])
         return runner
 
@@ -225,6 +226,11 @@ class Recorder:
         row["inventory"] = held.source
         self._write("inventory", inventory.rows(held, self._load_id, time.monotonic_ns()))
         row["pinned_peak"] = self._tracer.pinned_peak()
+        # Before the verification reads it, too.
+        own = (self.dev, self.ino)
+        named = files.names(pid) | {own: self.request.file}
+        rows = files.described(self._tracer.file_reads(), named, own, self._load_id)
+        self._write("file_reads", rows)
         pages = self._tracer.file_pages(self.dev, self.ino)
         if pages is None:
             return

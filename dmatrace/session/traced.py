@@ -15,6 +15,7 @@ from typing import Any
 
 from dmatrace import __version__
 from dmatrace.recording import Writer
+from dmatrace.session.devices import devices
 from dmatrace.session.machine import device
 from dmatrace.session.progress import Progress
 from dmatrace.session.tracer import Tracer
@@ -45,6 +46,7 @@ class Traced:
         }
         self.writer.update_meta(
             lost_events=self.tracer.lost,
+            devices=devices(self.tracer.devices),
             skipped=[dict(each) for each in skipped],
             interrupted=interrupted,
             self=cost,

@@ -47,6 +47,8 @@ class Tracer:
     ) -> None:
         self.rows: dict[str, list[Row]] = {}
         self.load_id = -1
+        #: Block devices that requests went to, and file systems lie on; the kernel's dev_t.
+        self.devices: set[int] = set()
         self.program = Program(mode, without, follow_fork=follow_fork)
         try:
             self.program.check_layout()
@@ -82,6 +84,7 @@ class Tracer:
         thread.type = layout.EV_SNAPSHOT
         thread.tid, thread.tgid = tid, pid
         thread.last = time.monotonic_ns()
+        thread.off = thread.last if inside else 0
         # A thread that waits in a system call is blocked in it until proven otherwise.
         thread.mode = layout.MODE_BLOCKED if inside else layout.MODE_CPU
         thread.depth = int(inside)
@@ -115,6 +118,8 @@ class Tracer:
             self._snapshot(snapshot, layout.SNAP_KINDS.get(snapshot.kind, "poll"), snapshot.at)
         elif kind == layout.EV_REQUEST:
             self._request(layout.Request.from_buffer_copy(data))
+        elif kind == layout.EV_WAIT:
+            self._wait(layout.Wait.from_buffer_copy(data))
         elif kind == layout.EV_BUFFER:
             buffer = layout.Buffer.from_buffer_copy(data)
             self._add(
@@ -158,6 +163,25 @@ class Tracer:
                 "queue_ns": request.queue_ns,
                 "issue_ns": request.issue_ns,
                 "complete_ns": request.complete_ns,
+                "kind": layout.REQUEST_KINDS[request.kind],
+                "phase": PHASES[request.phase],
+                "file_dev": request.file_dev,
+                "ino": request.ino,
+            },
+        )
+        self.devices.update(dev for dev in (request.dev, request.file_dev) if dev)
+
+    def _wait(self, wait: layout.Wait) -> None:
+        self._add(
+            "waits",
+            {
+                "load_id": self.load_id,
+                "tid": wait.tid,
+                "tgid": wait.tgid,
+                "phase": PHASES[wait.phase],
+                "start_ns": wait.start,
+                "woken_ns": wait.woken,
+                "end_ns": wait.end,
             },
         )
 
@@ -227,6 +251,23 @@ class Tracer:
         except KeyError:
             return None
         return layout.FilePages.from_buffer_copy(leaf)
+
+    def forget_reads(self) -> None:
+        """Start what ``file_reads`` says at nothing."""
+        self._tables["file_ios"].clear()
+
+    def file_reads(self) -> list[Row]:
+        """What traced threads read of each file since, by path: rows of that table.
+
+        Without load_id and what the kernel does not know (path, alignment).
+        """
+        found = []
+        for key, leaf in self._tables["file_ios"].items():
+            file = layout.FileKey.from_buffer_copy(key)
+            io = layout.FileIo.from_buffer_copy(leaf)
+            row: Row = {"dev": file.dev, "ino": file.ino}
+            found.append(row | {name: getattr(io, name) for name in layout.FILE_IO})
+        return found
 
     def pinned_peak(self, *, reset: bool = False) -> int:
         """Most bytes pinned at once since the last reset."""

@@ -27,13 +27,16 @@ def _chosen() -> list[kernels.Kernel]:
     return [kernels.find(name) for name in names.split(",")]
 
 
+_WATCHED = ("test_record.py", "test_record_io.py", "test_record_module.py")
+
+
 class _Guests(LoadScopeScheduling):
     """With -n 2 each worker has a guest, and tests that share more than that stay with one."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0].rpartition("/")[2]
         kernel = re.search(r"\[(\d+\.\d+)[-\]]", nodeid)
-        shared = "watched" if file in ("test_record.py", "test_record_module.py") else file
+        shared = "watched" if file in _WATCHED else file
         return f"{kernel[1] if kernel else ''} {shared}"
 
 

@@ -22,6 +22,10 @@ from dmatrace.bpf.hooks import TAPS
 
 _HERE = Path(__file__).parent / "bpf_on_host"
 THREADS_MAX = 6
+_ENUMS = {
+    "PG_head": 6, "__REQ_META": 12, "__REQ_RAHEAD": 19, "__REQ_SWAP": 24,
+    "ITER_UBUF": 0, "ITER_IOVEC": 1,
+}  # fmt: skip
 
 
 class _AnyBtf:
@@ -35,8 +39,8 @@ class _AnyBtf:
         # Registers that are an array (regs[3]) take 8 members' room.
         return self._offsets.setdefault((struct, path), 8 * used)
 
-    def enum_value(self, _enum: str, _name: str) -> int:
-        return 6
+    def enum_value(self, _enum: str, name: str) -> int:
+        return _ENUMS[name]
 
 
 @functools.cache
@@ -81,6 +85,8 @@ class Machine:
         lib.host_thread.restype = ctypes.POINTER(layout.Thread)
         lib.host_file.restype = ctypes.POINTER(layout.FilePages)
         lib.host_file.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
+        lib.host_file_io.restype = ctypes.POINTER(layout.FileIo)
+        lib.host_file_io.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
         lib.host_lost.restype = lib.host_pinned.restype = ctypes.c_uint64
         lib.host_reset()
         u64 = ctypes.c_uint64
@@ -172,6 +178,11 @@ class Machine:
         found = self.lib.host_file(ino, dev)
         return found.contents if found else None
 
+    def file_io(self, ino: int, dev: int) -> layout.FileIo | None:
+        """What was read of a file, by path."""
+        found = self.lib.host_file_io(ino, dev)
+        return found.contents if found else None
+
     @property
     def lost(self) -> int:
         """Records and threads that found no room."""
@@ -193,6 +204,7 @@ class Machine:
             layout.EV_REQUEST: layout.Request,
             layout.EV_BUFFER: layout.Buffer,
             layout.EV_INTERVAL: layout.Interval,
+            layout.EV_WAIT: layout.Wait,
         }
         found, at = [], 0
         content = ctypes.string_at(self._ring, self._ring_used.value)

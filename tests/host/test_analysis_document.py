@@ -50,9 +50,30 @@ CONTRACT: dict[str, Any] = {
 # Keys added to the contract's.  A key in neither list is a mistake.
 ADDED = {
     "": {"machine", "device", "started", "detail", "page_size", "complete", "torn"},
-    "loads": {"load_id", "failed", "refused", "partial", "stack", "steps", "module"}
-    | {"inventory"},
+    "loads": {
+        "load_id",
+        "failed",
+        "refused",
+        "partial",
+        "stack",
+        "steps",
+        "module",
+        "critical",
+        "files",
+        "inventory",
+    },
     "loads.memory": {"mapped"},
+    "loads.copies": {"paths"},
+    "loads.block": {
+        "queue_ns",
+        "kinds",
+        "devices",
+        "depth",
+        "waiting",
+        "timeline",
+        "queued_bytes",
+        "unseen_bytes",
+    },
     "loads.threads": {"clock", "owner", "sched_run_ns", "sched_wait_ns", "mark_ns", "wake_ns"},
     "loads.stack": {"lost_exits", "overflows"},
     "target": {"strategies"},

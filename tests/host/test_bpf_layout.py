@@ -23,16 +23,19 @@ _STRUCTS = {
     layout.Interval: "interval_event",
     layout.FileKey: "file_key",
     layout.FilePages: "file_pages",
+    layout.FileIo: "file_io",
+    layout.Wait: "wait_event",
 }
 _FIELDS = [(kind, name) for kind in _STRUCTS for name in (field[0] for field in kind._fields_)]
 _CONSTANTS = (
     "PHASE_MAX", "HOOK_MAX", "DEPTH_MAX", "COUNTER_MAX", "PHASE_OUTER", "MODE_CPU", "MODE_BLOCKED",
-    "MODE_RUNNABLE", "EV_SNAPSHOT", "EV_REQUEST", "EV_BUFFER", "EV_INTERVAL",
+    "MODE_RUNNABLE", "EV_SNAPSHOT", "EV_REQUEST", "EV_BUFFER", "EV_INTERVAL", "EV_WAIT",
 )  # fmt: skip
 _SNAPS = {
     "SNAP_BEGIN": "begin", "SNAP_END": "end", "SNAP_FORK": "fork", "SNAP_EXIT": "exit",
     "SNAP_WORK_BEGIN": "work-begin", "SNAP_WORK_END": "work-end",
 }  # fmt: skip
+_KINDS = {f"KIND_{name.upper().replace('-', '_')}": name for name in layout.REQUEST_KINDS}
 _BUFFERS = {"BUFFER_EXPORT": "export", "BUFFER_RELEASE": "release"}
 
 
@@ -53,7 +56,7 @@ def asked() -> dict[str, int]:
     wanted = [f"sizeof(struct {name})" for name in _STRUCTS.values()]
     wanted += [f"offsetof(struct {_STRUCTS[kind]}, {name})" for kind, name in _FIELDS]
     wanted += [f"sizeof(((struct {_STRUCTS[kind]} *)0)->{name})" for kind, name in _FIELDS]
-    wanted += [*_CONSTANTS, *_SNAPS, *_BUFFERS, *(f"COUNT_{name}" for name in _counters())]
+    wanted += [*_CONSTANTS, *_SNAPS, *_BUFFERS, *_KINDS, *(f"COUNT_{name}" for name in _counters())]
     more = f"u64 asked[] = {{ {', '.join(wanted)} }};"
     library = bpf_host.compiled(more=more)
     values = (ctypes.c_uint64 * len(wanted)).in_dll(library, "asked")
@@ -104,6 +107,7 @@ def test_constants(asked: dict[str, int], name: str) -> None:
 def test_kinds(asked: dict[str, int]) -> None:
     assert {asked[c]: name for c, name in _SNAPS.items()} == layout.SNAP_KINDS
     assert {asked[c]: name for c, name in _BUFFERS.items()} == layout.BUFFER_KINDS
+    assert [asked[c] for c in _KINDS] == list(range(len(layout.REQUEST_KINDS)))
 
 
 def test_counters_are_in_the_same_order(asked: dict[str, int]) -> None:

@@ -14,6 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dmatrace.analysis import document
+from dmatrace.analysis.block import KINDS
+from dmatrace.analysis.critical import PARTS
 from dmatrace.phases import PHASES
 from dmatrace.recording import Recording
 from dmatrace.report import text
@@ -44,6 +46,38 @@ def _columns(line: str) -> int:
     return total
 
 
+_PATHS = ("page cache -> user", "page cache -> module", "user -> page cache", "pipe -> dma-buf")
+_LATENCY = st.fixed_dictionaries(dict.fromkeys(("p50", "p90", "p99", "max"), BIG))
+_WORDS = st.text(st.characters(), max_size=60)
+
+
+def _figures(**more: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {"requests": BIG, "read_bytes": BIG, "latency_ns": _LATENCY, "queue_ns": _LATENCY} | more
+    )
+
+
+def _block() -> st.SearchStrategy[dict[str, Any]]:
+    depth = st.fixed_dictionaries({"mean": st.floats(0, 1e9), "max": BIG})
+    line = st.fixed_dictionaries(
+        {"interval_ns": BIG, "depth_mean": st.lists(st.floats(0, 1e9), max_size=61)}
+    )
+    device = _figures(name=_WORDS, dev=_WORDS, label=_WORDS, depth=depth)
+    return _figures(
+        size_hist=st.just({}),
+        kinds=st.dictionaries(st.sampled_from(KINDS), _figures()),
+        depth=depth, waiting=depth, timeline=line, unseen_bytes=BIG, queued_bytes=BIG,
+        devices=st.lists(device, max_size=2),
+    )  # fmt: skip
+
+
+def _file() -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(
+        {"path": _WORDS, "ino": BIG, "dev": _WORDS, "verdict": st.just("mixed"), "why": _WORDS,
+         "fallback_bytes": BIG, "errors": st.just({"EINVAL": 0})}
+    )  # fmt: skip
+
+
 @st.composite
 def _load(draw: st.DrawFn, name: str) -> dict[str, Any]:
     words = st.text(st.characters(), max_size=60)
@@ -67,9 +101,13 @@ def _load(draw: st.DrawFn, name: str) -> dict[str, Any]:
         }],
         "memory": {key: draw(BIG) for key in memory}
         | {"cachestat_before": {}, "cachestat_after": {}},
-        "copies": {"cpu_bytes": draw(BIG), "per_byte": draw(st.floats(0, 1e18))},
-        "block": {"requests": draw(BIG), "read_bytes": draw(BIG), "size_hist": {},
-                  "latency_ns": {key: draw(BIG) for key in ("p50", "p90", "p99", "max")}},
+        "copies": {"cpu_bytes": draw(BIG), "per_byte": draw(st.floats(0, 1e18)),
+                   "paths": draw(st.dictionaries(st.sampled_from(_PATHS), BIG))},
+        "block": draw(_block()),
+        "critical": draw(st.none() | st.fixed_dictionaries(
+            {f"{part}_ns": BIG for part in PARTS}
+            | {"wall_ns": st.integers(1, 1 << 62), "unseen_ns": BIG})),
+        "files": draw(st.lists(_file(), max_size=2)),
         "direct": {"verdict": "mixed", "direct_bytes": 1, "buffered_bytes": 1, "why": draw(words)},
         "overlap": {key: draw(BIG) for key in ("alloc_ns", "io_ns", "both_ns")},
         "module": draw(st.none() | st.dictionaries(st.sampled_from(_MODULE), BIG)),

@@ -32,6 +32,8 @@ void host_reset(void)
 	memset(owners_slots, 0, sizeof(owners_slots));
 	memset(flights_slots, 0, sizeof(flights_slots));
 	memset(dios_slots, 0, sizeof(dios_slots));
+	memset(dio_writes_slots, 0, sizeof(dio_writes_slots));
+	memset(file_ios_slots, 0, sizeof(file_ios_slots));
 	memset(lost_slots, 0, sizeof(lost_slots));
 	memset(pinned_slots, 0, sizeof(pinned_slots));
 	host_clock = host_pid_tgid = host_task = host_ring_used = host_ring_full = 0;
@@ -52,6 +54,13 @@ struct file_pages *host_file(u64 ino, u64 dev)
 	struct file_key key = { .ino = ino, .dev = dev };
 
 	return files.lookup(&key);
+}
+
+struct file_io *host_file_io(u64 ino, u64 dev)
+{
+	struct file_key key = { .ino = ino, .dev = dev };
+
+	return file_ios.lookup(&key);
 }
 
 u64 host_lost(void)
