@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmatrace.analysis import block, overlap, time
 from dmatrace.analysis.copies import copies
+from dmatrace.analysis.ledger import Tables, ledger, per_process
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
 from dmatrace.analysis.verdicts import direct
@@ -55,6 +56,8 @@ def document(recording: Recording) -> dict[str, Any]:
     }
 
 
+#: Tables of the memory ledger that have a load_id.
+_SAMPLED = ("page_cache", "ledger", "runs", "buffers")
 _HOOK = {"name": "", "phase": "", "attached": None, "hides": None}
 _SKIPPED = {"strategy": "", "why": "", "do": ""}
 
@@ -80,6 +83,7 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     comms = _comms(recording.table("threads"))
     requests = _by_load(recording.table("requests"))
     intervals = _by_load(recording.table("intervals"))
+    sampled = {name: _by_load(recording.table(name)) for name in _SAMPLED}
     rows = _load_rows(recording.table("loads"))
     for span in found:
         # A recorder killed before it named the load: the measurements still count.
@@ -97,9 +101,23 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
             {tid: windows for (load, tid), windows in clocks.items() if load == load_id},
             comms,
         )
+        tables = Tables(
+            **{
+                name: sampled[name].get(load_id, recording.table(name).iloc[:0]) for name in sampled
+            },
+            files=recording.table("files"),
+            meta=recording.meta,
+        )
+        processes = per_process(
+            (span.tgid, span.comm, {name: values[0] for name, values in counted[span].items()})
+            for span in mine
+        )
+        bill = memory(rows[load_id])
+        bill |= ledger(rows[load_id], tables, processes, bill["cachestat_after"])
         result.append(
             _load(
                 rows[load_id],
+                bill,
                 threads,
                 counters,
                 requests.get(load_id, recording.table("requests").iloc[:0]),
@@ -112,6 +130,7 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
 
 def _load(
     row: Mapping[str, Any],
+    bill: dict[str, Any],
     threads: list[dict[str, object]],
     counters: Mapping[str, int],
     requests: pd.DataFrame,
@@ -119,7 +138,6 @@ def _load(
     *,
     partial: bool,
 ) -> dict[str, Any]:
-    bill = memory(row)
     strategy = str(row["strategy"])
     done = block.reads(requests)
     allocating = intervals[intervals["phase"].isin(overlap.ALLOCATING)]

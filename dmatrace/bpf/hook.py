@@ -15,6 +15,15 @@ ENTRY_HANDLERS = (
     "splice_pipe",
     "gather_work",
     "io_wq_work",
+    "splice_cache",
+    "filemap_fault",
+    "map_pages",
+    "refault",
+    # In the order of enum removal.
+    "remove_invalidate",
+    "remove_truncate",
+    "remove_unlink",
+    "remove_drop_caches",
 )
 EXIT_HANDLERS = (
     "none",
@@ -35,6 +44,7 @@ EXIT_HANDLERS = (
     "splice_write",
     "stream_write",
     "module_read",
+    "filemap_fault",
 )
 
 

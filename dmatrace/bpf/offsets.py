@@ -12,6 +12,7 @@ from dataclasses import dataclass
 OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("task_struct", ("pid",), "task_struct_pid"),
     ("task_struct", ("tgid",), "task_struct_tgid"),
+    ("task_struct", ("flags",), "task_struct_flags"),
     ("request", ("bio",), "request_bio"),
     ("request", ("__data_len",), "request___data_len"),
     ("request", ("__sector",), "request___sector"),
@@ -21,12 +22,22 @@ OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("dma_buf", ("file",), "dma_buf_file"),
     ("dma_buf", ("exp_name",), "dma_buf_exp_name"),
     ("file", ("f_inode",), "file_f_inode"),
+    ("file", ("f_mapping",), "file_f_mapping"),
+    ("file", ("private_data",), "file_private_data"),
     ("inode", ("i_ino",), "inode_i_ino"),
+    ("inode", ("i_sb",), "inode_i_sb"),
+    ("super_block", ("s_dev",), "super_block_s_dev"),
+    ("address_space", ("host",), "address_space_host"),
+    ("vm_fault", ("vma",), "vm_fault_vma"),
+    ("vm_fault", ("pgoff",), "vm_fault_pgoff"),
+    ("vm_area_struct", ("vm_file",), "vm_area_struct_vm_file"),
     ("dentry", ("d_fsdata",), "dentry_d_fsdata"),
     ("folio", ("flags",), "folio_flags"),
+    ("folio", ("mapping",), "folio_mapping"),
     ("folio", ("_flags_1", "_folio_order"), "folio_order"),
     ("kiocb", ("ki_complete",), "kiocb_ki_complete"),
     ("kiocb", ("ki_pos",), "kiocb_ki_pos"),
+    ("kiocb", ("ki_filp",), "kiocb_ki_filp"),
 )
 
 # The same of structures that a kernel may be built without; hooks name what they need of them.
@@ -34,6 +45,7 @@ OPTIONAL_OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("task_struct", ("worker_private",), "task_struct_worker_private"),
     ("io_worker", ("wq",), "io_worker_wq"),
     ("io_wq", ("task",), "io_wq_task"),
+    ("dma_heap", ("name",), "dma_heap_name"),
     ("iomap_dio", ("iocb",), "iomap_dio_iocb"),
     ("iomap_dio", ("size",), "iomap_dio_size"),
     ("iomap_dio", ("error",), "iomap_dio_error"),

@@ -23,6 +23,7 @@ from dmatrace.bpf.btf import kernel_btf
 from dmatrace.bpf.constants import constants, lacking
 from dmatrace.bpf.hook import ENTRY_HANDLERS, EXIT_HANDLERS, Tap
 from dmatrace.bpf.hooks import BIO_RELEASE, DIO_COMPLETE, DIO_TAP, HOOKS
+from dmatrace.bpf.hooks_ledger import HEAP, REMOVERS
 from dmatrace.bpf.resolve import Attachment, check_names, describe, exists, options, taps
 from dmatrace.errors import CannotHere, DmatraceError
 from dmatrace.phases import PHASE_ID
@@ -75,7 +76,9 @@ def check_machine(without: Collection[str]) -> None:
 def source(present: Collection[Tap]) -> str:
     """The C text: one translation unit, because bcc rewrites only its main file."""
     package = resources.files("dmatrace.bpf")
-    names = ["dmatrace.h", "stack.c", "handlers.c", "probes.c", "work.c", "direct.c"]
+    ledger = ["ledger.c"] if any(tap.source == "pagecache.c" for tap in present) else []
+    names = ["dmatrace.h", "stack.c", "access.c", "runs.c", *ledger, "ledger_hooks.c"]
+    names += ["handlers.c", "probes.c", "heap.c", "work.c", "direct.c"]
     names += [tap.source for tap in present if tap.source not in names]
     if any(tap.source == "block.c" for tap in present):
         names.append("pins.c")
@@ -151,6 +154,10 @@ class Program:
             found.remove((DIO_TAP, False))
         if any(tap.source == "block.c" for tap in present):
             hooks.append((BIO_RELEASE, 0))
+        if any(tap.source == "pagecache.c" for tap in present):
+            hooks += [(hook, 0) for hook in REMOVERS]
+        if exists(HEAP):
+            hooks.append((HEAP, 0))
         missing = lacking(btf)
         wanted = [
             (hook, n, options(hook, n, mode, missing) if hook.name not in without else [])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from dmatrace.errors import UsageError
-from dmatrace.sizes import format_size, parse_size
+from dmatrace.sizes import format_size, parse_duration, parse_size
 
 
 def size(text: str) -> int:
@@ -57,3 +57,14 @@ def positive(text: str) -> int:
     if not text.isdecimal() or not text.isascii() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
     return int(text)
+
+
+def interval(text: str) -> float:
+    """Seconds between two samples: ``100ms``, ``1s``; from 10 ms, which sampling takes itself."""
+    try:
+        found = parse_duration(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0.01 <= found <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 10ms and 1h")
+    return found
