@@ -119,6 +119,8 @@ struct thread {
 	struct run runs[RUN_MAX];
 	struct file_key reading;        /* file of the read under way, and where it began */
 	u64 reading_at;
+	struct file_key faulting;       /* of the fault, whose vma may be gone at its end */
+	u64 faulting_at;
 	u64 heap;               /* name of the dma-heap it asked last   */
 };
 

@@ -57,7 +57,7 @@ static __always_inline void on_entry(struct thread *t, struct frame *f, u32 hand
 		read_begins(t, a0, load64(a1));
 		break;
 	case ENTRY_FILEMAP_FAULT:       /* (vmf) */
-		f->arg = a0;
+		fault_begins(t, a0);
 		break;
 	case ENTRY_MAP_PAGES:           /* (vmf, start_pgoff, end_pgoff): the end is inclusive */
 		pages_mapped(t, a0, a1, a2);
@@ -113,8 +113,8 @@ static __always_inline void on_exit(struct thread *t, struct frame *f, u32 handl
 			count_positive(t, COUNT_COPY_READ, bytes - (s64)f->arg);
 		read_ends(t, bytes - (s64)f->arg);
 		break;
-	case EXIT_FILEMAP_FAULT:        /* after the readahead that it began */
-		page_used(t, f->arg);
+	case EXIT_FILEMAP_FAULT:
+		fault_ends(t);
 		break;
 	case EXIT_PERFORM_WRITE:
 		count_positive(t, COUNT_COPY_WRITE, bytes);

@@ -43,5 +43,5 @@ REMOVERS: tuple[Hook, ...] = (
         ("mapping_try_invalidate", "invalidate_mapping_pagevec"),
         "invalidate",
     ),
-    _remover("invalidate for direct I/O", ("invalidate_inode_pages2_range",), "invalidate"),
+    _remover("invalidate range", ("invalidate_inode_pages2_range",), "invalidate"),
 )

@@ -114,6 +114,8 @@ class Thread(ctypes.Structure):
         ("runs", Run * len(RUN_KINDS)),
         ("reading", FileKey),
         ("reading_at", u64),
+        ("faulting", FileKey),
+        ("faulting_at", u64),
         ("heap", u64),
     )
 

@@ -7,6 +7,7 @@
 #define WITH_LEDGER 1
 
 BPF_HASH(files, struct file_key, struct file_pages, FILES_MAX);
+BPF_ARRAY(blank_file, struct file_pages, 1);      /* template: too big for the BPF stack */
 /* Bytes that other files lost, those the ledger does not have, by enum removal. */
 BPF_ARRAY(elsewhere, u64, REMOVED_MAX);
 /* Tasks inside a function that removes folios, and which kind; LRU: an exit may be lost. */
@@ -32,11 +33,15 @@ static __always_inline u32 removal(void)
 /* The file's entry, made if a traced thread is the one who asks. */
 static __always_inline struct file_pages *ledger_of(struct file_key *key, struct thread *t)
 {
-	struct file_pages *f = files.lookup(key), empty = {};
+	struct file_pages *f = files.lookup(key), *empty;
+	int zero = 0;
 
 	if (f || !t)
 		return f;
-	files.update(key, &empty);
+	empty = blank_file.lookup(&zero);
+	if (!empty)
+		return 0;
+	files.update(key, empty);
 	f = files.lookup(key);
 	if (!f)
 		count_lost();

@@ -37,7 +37,7 @@ TRACEPOINT_PROBE(filemap, mm_filemap_delete_from_page_cache)
 	u64 bytes = PAGE_BYTES << args->order, *n;
 	struct thread *t = current_thread();
 	struct file_pages *f = files.lookup(&key);
-	u32 how = removal() & (REMOVED_MAX - 1);
+	u32 how = removal();
 
 	if (t)
 		t->counters[COUNT_CACHE_REMOVED] += bytes;
@@ -48,10 +48,10 @@ TRACEPOINT_PROBE(filemap, mm_filemap_delete_from_page_cache)
 		return 0;
 	}
 	__sync_fetch_and_add(&f->removed, bytes);
-	__sync_fetch_and_add(&f->by[how], bytes);
+	__sync_fetch_and_add(&f->by[how & (REMOVED_MAX - 1)], bytes);
 	if (t) {
 		__sync_fetch_and_add(&f->removed_self, bytes);
-		__sync_fetch_and_add(&f->self_by[how], bytes);
+		__sync_fetch_and_add(&f->self_by[how & (REMOVED_MAX - 1)], bytes);
 	}
 	return 0;
 }

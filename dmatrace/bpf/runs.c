@@ -68,15 +68,21 @@ static __always_inline struct file_key key_of_fault(u64 vmf)
 	return key_of_file(load64(load64(vmf + OFF_vm_fault_vma) + OFF_vm_area_struct_vm_file));
 }
 
-/* The page that a fault is for is used; those mapped around it may be, unseen. */
-static __always_inline void page_used(struct thread *t, u64 vmf)
+/* The page that a fault is for is used, after the readahead that the fault begins. */
+static __always_inline void fault_begins(struct thread *t, u64 vmf)
 {
-	struct file_key key = key_of_fault(vmf);
-	u64 start = load64(vmf + OFF_vm_fault_pgoff) * PAGE_BYTES;
-
-	extend_run(t, RUN_READ, &key, start, start + PAGE_BYTES);
+	t->faulting = key_of_fault(vmf);
+	t->faulting_at = load64(vmf + OFF_vm_fault_pgoff) * PAGE_BYTES;
 }
 
+static __always_inline void fault_ends(struct thread *t)
+{
+	struct file_key key = t->faulting;
+
+	extend_run(t, RUN_READ, &key, t->faulting_at, t->faulting_at + PAGE_BYTES);
+}
+
+/* Of those that are mapped around it nobody sees whether they are used. */
 static __always_inline void pages_mapped(struct thread *t, u64 vmf, u64 first, u64 last)
 {
 	struct file_key key = key_of_fault(vmf);

@@ -252,7 +252,7 @@ class Tracer:
         if table is None:
             return None
         found = {}
-        for key, leaf in _all(table):
+        for key, leaf in table.items():
             found[key.dev, key.ino] = layout.FilePages.from_buffer_copy(leaf)
         return found
 
@@ -316,12 +316,3 @@ class Tracer:
         if self._stats is not None:
             self._stats.close()
         self.program.close()
-
-
-def _all(table: Any) -> Iterator[tuple[Any, Any]]:
-    """A map's content in as few system calls as this kernel and bcc allow."""
-    lookup = getattr(table, "items_lookup_batch", None)
-    if lookup is not None:
-        with contextlib.suppress(Exception):  # before 5.6, whatever bcc makes of EINVAL
-            return iter(list(lookup()))
-    return iter(table.items())
