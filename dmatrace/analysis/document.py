@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dmatrace.analysis import arrays, block, critical, inventory, overlap, time
 from dmatrace.analysis.copies import copies
 from dmatrace.analysis.files import files
+from dmatrace.analysis.ledger import Tables, ledger, per_process
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
 from dmatrace.analysis.verdicts import direct
@@ -60,6 +61,8 @@ def document(recording: Recording) -> dict[str, Any]:
 
 # Tables that every load has its part of.
 _PER_LOAD = ("requests", "intervals", "waits", "file_reads")
+#: Tables of the memory ledger that have a load_id.
+_SAMPLED = ("page_cache", "ledger", "runs", "buffers")
 _HOOK = {"name": "", "phase": "", "attached": None, "hides": None}
 _SKIPPED = {"strategy": "", "why": "", "do": ""}
 
@@ -88,6 +91,7 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     dmabufs = inventory.by_load(recording.table("inventory"))
     windows = time.own_windows(recording.table("threads"))
     devices = recording.meta.get("devices") or []
+    sampled = {name: _by_load(recording.table(name)) for name in _SAMPLED}
     rows = _load_rows(recording.table("loads"))
     for span in found:
         # A recorder killed before it named the load: the measurements still count.
@@ -105,9 +109,23 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
             {tid: windows for (load, tid), windows in clocks.items() if load == load_id},
             comms,
         )
+        tables = Tables(
+            **{
+                name: sampled[name].get(load_id, recording.table(name).iloc[:0]) for name in sampled
+            },
+            files=recording.table("files"),
+            meta=recording.meta,
+        )
+        processes = per_process(
+            (span.tgid, span.comm, {name: values[0] for name, values in counted[span].items()})
+            for span in mine
+        )
+        bill = memory(rows[load_id])
+        bill |= ledger(rows[load_id], tables, processes, bill["cachestat_after"])
         result.append(
             _load(
                 rows[load_id],
+                bill,
                 threads,
                 counters,
                 {name: recording.part(name, load_id) for name in _PER_LOAD},
@@ -123,6 +141,7 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
 
 def _load(
     row: Mapping[str, Any],
+    bill: dict[str, Any],
     threads: list[dict[str, object]],
     counters: Mapping[str, int],
     tables: Mapping[str, pd.DataFrame],
@@ -134,7 +153,6 @@ def _load(
     held: dict[str, Any] | None,
 ) -> dict[str, Any]:
     requests, intervals = tables["requests"], tables["intervals"]
-    bill = memory(row)
     strategy = str(row["strategy"])
     done = block.reads(requests)
     allocating = intervals[intervals["phase"].isin(overlap.ALLOCATING)]

@@ -127,8 +127,9 @@ def import_bcc() -> Any:
 def source(present: Collection[Tap]) -> str:
     """The C text: one translation unit, because bcc rewrites only its main file."""
     package = resources.files("dmatrace.bpf")
-    names = ["dmatrace.h", "stack.c", "waits.c", "files.c", "handlers.c"]
-    names += ["probes.c", "work.c", "direct.c"]
+    ledger = ["ledger.c"] if any(tap.source == "pagecache.c" for tap in present) else []
+    names = ["dmatrace.h", "stack.c", "waits.c", "access.c", "files.c", "runs.c", *ledger]
+    names += ["ledger_hooks.c", "handlers.c", "probes.c", "heap.c", "work.c", "direct.c"]
     names += [tap.source for tap in present if tap.source not in names]
     if any(tap.source == "block.c" for tap in present):
         names.append("pins.c")

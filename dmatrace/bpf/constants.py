@@ -20,6 +20,7 @@ THREADS_MAX = 4096
 FILES_MAX = 16384
 REQUESTS_MAX = 16384
 DIOS_MAX = 4096
+REMOVERS_MAX = 1024
 RING_PAGES = 2048  # 8 MiB: 20,000 requests beside 3,000 snapshots between two polls
 
 
@@ -41,6 +42,7 @@ def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
         "FILES_MAX": FILES_MAX,
         "REQUESTS_MAX": REQUESTS_MAX,
         "DIOS_MAX": DIOS_MAX,
+        "REMOVERS_MAX": REMOVERS_MAX,
         "RING_PAGES": RING_PAGES,
         "FOLLOW_FORK": int(follow_fork),
     }

@@ -18,11 +18,29 @@
 
 enum mode { MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE };
 
-enum event_type { EV_SNAPSHOT = 1, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT };
+enum event_type { EV_SNAPSHOT = 1, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT, EV_RUN };
 enum snap_kind { SNAP_BEGIN = 1, SNAP_END, SNAP_FORK, SNAP_EXIT, SNAP_WORK_BEGIN, SNAP_WORK_END };
 enum buffer_kind { BUFFER_EXPORT = 1, BUFFER_RELEASE };
 enum request_kind {
 	KIND_UNKNOWN, KIND_DIRECT, KIND_READAHEAD, KIND_PAGE_CACHE, KIND_METADATA, KIND_SWAP,
+};
+enum run_kind { RUN_READAHEAD, RUN_READ, RUN_MAPPED, RUN_MAX };
+
+/* The map `pinned`: bytes, bytes, pages x us, ns, ns. */
+enum pinned_slot {
+	PINNED_NOW, PINNED_PEAK, PINNED_MOMENT, PINNED_SINCE, PINNED_NS, PINNED_MAX
+};
+
+/* How a folio left the page cache; the first four are of functions that a task is in. */
+enum removal {
+	REMOVED_OTHER,
+	REMOVED_INVALIDATE,     /* posix_fadvise(DONTNEED), direct writes */
+	REMOVED_TRUNCATE,
+	REMOVED_UNLINK,         /* its inode is evicted: unlinked and closed, or unmounted */
+	REMOVED_DROP_CACHES,
+	REMOVED_RECLAIM,        /* direct reclaim, a memory cgroup's too, by whichever task */
+	REMOVED_KSWAPD,
+	REMOVED_MAX = 8,        /* power of two, masks are used */
 };
 
 enum counter {
@@ -47,6 +65,10 @@ enum counter {
 	COUNT_COPY_WRITE_PIPE,  /* of COPY_WRITE, out of a pipe           */
 	COUNT_COPY_PIPE_SHMEM,  /* of COPY_WRITE, both                    */
 	COUNT_BIO_READ,         /* bios queued, those of stacked devices' drivers aside */
+	COUNT_CACHE_ADDED,      /* to the page cache, of any file         */
+	COUNT_CACHE_REMOVED,    /* from the page cache, of any file       */
+	COUNT_READAHEAD,        /* of what it added: by readahead         */
+	COUNT_REFAULT,          /* of what it added: evicted before       */
 };
 
 struct cell {
@@ -60,6 +82,25 @@ struct frame {
 	u64 start;
 	u64 arg;                /* the entry handler's note to the exit handler */
 	u64 file;               /* struct file that a read or write is of, else 0 */
+};
+
+struct file_key {
+	u64 ino;
+	u64 dev;                /* s_dev as the tracepoint prints it: MAJOR << 20 | MINOR */
+};
+
+/* Bytes [start, end) of a file that a thread went through in one go; the EV_RUN record. */
+struct run {
+	u32 type;
+	u32 kind;               /* enum run_kind */
+	u32 tid;
+	u32 tgid;
+	u64 ino;
+	u64 dev;
+	u64 start;
+	u64 end;                /* 0: none */
+	u64 since;
+	u64 until;
 };
 
 /* One per traced thread, and the EV_SNAPSHOT record up to `stack`. */
@@ -85,6 +126,12 @@ struct thread {
 	u32 hits[HOOK_MAX];
 	struct cell cells[PHASE_MAX];
 	struct frame stack[DEPTH_MAX];
+	struct run runs[RUN_MAX];
+	struct file_key reading;        /* file of the read under way, and where it began */
+	u64 reading_at;
+	struct file_key faulting;       /* of the fault, whose vma may be gone at its end */
+	u64 faulting_at;
+	u64 heap;               /* name of the dma-heap it asked last   */
 };
 
 struct request_event {
@@ -115,6 +162,7 @@ struct buffer_event {
 	u64 ino;
 	u64 size;
 	char exporter[16];
+	char heap[16];          /* of the dma-heap, or empty */
 };
 
 struct interval_event {
@@ -139,16 +187,17 @@ struct wait_event {
 	u64 end;
 };
 
-struct file_key {
-	u64 ino;
-	u64 dev;                /* s_dev as the tracepoint prints it: MAJOR << 20 | MINOR */
-};
-
 struct file_pages {
 	u64 added;
 	u64 removed;
 	u64 removed_self;       /* by a traced thread */
 	u64 peak;               /* of added - removed since tracing began */
+	u64 added_self;         /* by a traced thread */
+	u64 readahead;          /* of added_self: by readahead */
+	u64 refaulted;          /* of added_self: evicted by reclaim before */
+	u64 shmem;              /* 1: its folios are shmem's */
+	u64 by[REMOVED_MAX];    /* of removed, by enum removal */
+	u64 self_by[REMOVED_MAX];       /* of removed_self */
 };
 
 /* What traced threads read of one file, by path. */

@@ -8,9 +8,6 @@
 #define O_ACCMODE 3
 #define FILE_WRITE 1ULL           /* low bit of frame.file: the call writes, or may */
 
-static __always_inline u64 load64(u64 address);
-static __always_inline u32 load32(u64 address);
-
 BPF_HASH(file_ios, struct file_key, struct file_io, FILES_MAX);
 BPF_ARRAY(blank_io, struct file_io, 1);
 

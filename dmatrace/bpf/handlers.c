@@ -3,46 +3,14 @@
  * What hooks note beyond time: bytes, from arguments and return values.  The
  * names are those of ENTRY_HANDLERS and EXIT_HANDLERS in hooks.py.
  */
-#define PAGE_BYTES 4096ULL
 #define IS_ERROR(ret) ((u64)(ret) >= (u64)-4095LL)
 #define EAGAIN 11
 #define EIOCBQUEUED 529   /* include/linux/errno.h: the read goes on asynchronously */
 
-static __always_inline u64 load64(u64 address)
-{
-	u64 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
-	return value;
-}
-
-static __always_inline u32 load32(u64 address)
-{
-	u32 value = 0;
-
-	bpf_probe_read_kernel(&value, sizeof(value), (void *)address);
-	return value;
-}
-
-static __always_inline u32 task_pid(u64 task)
-{
-	return load32(task + OFF_task_struct_pid);
-}
-
 /* Asynchronous direct reads under way: kiocb -> the traced thread that began it. */
 BPF_TABLE("lru_hash", u64, u32, dios, DIOS_MAX);
 
-/* A folio is 1 << order pages; the order lives in the low byte of the second
- * page's flags word since 6.6 (commit ebc1baf5c9b4 "mm: free up a word in the
- * first tail page"), in _folio_order before. */
-static __always_inline u64 folio_bytes(u64 folio)
-{
-	if (!(load64(folio + OFF_folio_flags) & (1ULL << BIT_PG_head)))
-		return PAGE_BYTES;
-	return PAGE_BYTES << (load32(folio + OFF_folio_order) & 0xff);
-}
-
-static __always_inline void emit_buffer(u32 kind, u64 dmabuf)
+static __always_inline void emit_buffer(u32 kind, u64 dmabuf, u64 heap)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct buffer_event e = {
@@ -54,6 +22,8 @@ static __always_inline void emit_buffer(u32 kind, u64 dmabuf)
 	e.ino = load64(load64(load64(dmabuf + OFF_dma_buf_file) + OFF_file_f_inode) + OFF_inode_i_ino);
 	bpf_probe_read_kernel_str(e.exporter, sizeof(e.exporter),
 				  (void *)load64(dmabuf + OFF_dma_buf_exp_name));
+	if (heap)
+		bpf_probe_read_kernel_str(e.heap, sizeof(e.heap), (void *)heap);
 	/* udmabuf pins its folios until release_udmabuf(). */
 	if (kind == BUFFER_RELEASE && e.exporter[0] == 'u' && e.exporter[1] == 'd')
 		unpin(e.size);
@@ -83,6 +53,11 @@ static __always_inline void on_entry(struct thread *t, struct frame *f, u32 hand
 	case ENTRY_FILEMAP_READ:        /* (iocb, iter, already_read) */
 		f->arg = a2;
 		f->file = file_of(a0);
+		read_begins(t, f->file, load64(a0 + OFF_kiocb_ki_pos));
+		break;
+	case ENTRY_SPLICE_CACHE:        /* (in, ppos, pipe, len, flags) */
+		f->file = a0;
+		read_begins(t, a0, load64(a1));
 		break;
 	case ENTRY_IOCB:
 		f->file = file_of(a0);
@@ -94,13 +69,22 @@ static __always_inline void on_entry(struct thread *t, struct frame *f, u32 hand
 		f->file = dio_unknown(a0);
 		count_io(f->file, IO_CALL, 0);
 		break;
+	case ENTRY_FILEMAP_FAULT:       /* (vmf) */
+		fault_begins(t, a0);
+		break;
+	case ENTRY_MAP_PAGES:           /* (vmf, start_pgoff, end_pgoff): the end is inclusive */
+		pages_mapped(t, a0, a1, a2);
+		break;
+	case ENTRY_REFAULT:             /* (folio, shadow) */
+		refaulted(t, a0);
+		break;
 	case ENTRY_MEMFD_PIN:           /* (memfd, start, end, ...): end is inclusive */
 		f->arg = a2 - a1 + 1;
 		break;
 	case ENTRY_RELEASE:             /* (dentry): its private data is the dma_buf */
 		dmabuf = load64(a0 + OFF_dentry_d_fsdata);
 		if (dmabuf)
-			emit_buffer(BUFFER_RELEASE, dmabuf);
+			emit_buffer(BUFFER_RELEASE, dmabuf, 0);
 		break;
 	case ENTRY_DIO_SUBMIT:          /* (iocb, iter, ...) */
 		if (asynchronous(a0)) {
@@ -161,13 +145,17 @@ static __always_inline void on_exit(struct thread *t, struct frame *f, u32 handl
 	/* t->phase is that of the frame around this one. */
 	switch (handler) {
 	case EXIT_FILEMAP_READ:         /* already_read plus what it copied */
-		if (bytes > 0) {
-			bytes -= (s64)f->arg;
+		bytes -= (s64)f->arg;
+		if ((s64)ret > 0) {
 			path = IO_BUFFERED;
 			count_positive(t, COUNT_COPY_READ, bytes);
 			if (t->phase == PHASE_MODULE)
 				count_positive(t, COUNT_COPY_READ_MODULE, bytes);
 		}
+		read_ends(t, bytes);
+		break;
+	case EXIT_FILEMAP_FAULT:
+		fault_ends(t);
 		break;
 	case EXIT_PERFORM_WRITE:
 		if (bytes > 0)
@@ -201,7 +189,7 @@ static __always_inline void on_exit(struct thread *t, struct frame *f, u32 handl
 		break;
 	case EXIT_SHMEM_ALLOC:          /* struct folio * */
 		if (ret && !IS_ERROR(ret))
-			t->counters[COUNT_SHMEM_ALLOC] += folio_bytes(ret);
+			shmem_added(t, ret);
 		break;
 	case EXIT_PIN_PAGES:            /* int: pages, or an errno */
 		if ((s32)ret > 0)
@@ -213,11 +201,12 @@ static __always_inline void on_exit(struct thread *t, struct frame *f, u32 handl
 		break;
 	case EXIT_EXPORT:               /* struct dma_buf * */
 		if (ret && !IS_ERROR(ret))
-			emit_buffer(BUFFER_EXPORT, ret);
+			emit_buffer(BUFFER_EXPORT, ret, t->phase == PHASE_HEAP_ALLOC ? t->heap : 0);
 		break;
 	case EXIT_SPLICE_CACHE:
 		count_positive(t, COUNT_SPLICE_CACHE, bytes);
 		path = IO_SPLICED;
+		read_ends(t, bytes);
 		break;
 	case EXIT_SPLICE_SHMEM:
 		count_positive(t, COUNT_SPLICE_SHMEM, bytes);

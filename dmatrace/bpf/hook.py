@@ -19,6 +19,15 @@ ENTRY_HANDLERS = (
     "dio_block",
     "iocb",
     "file",
+    "splice_cache",
+    "filemap_fault",
+    "map_pages",
+    "refault",
+    # In the order of enum removal.
+    "remove_invalidate",
+    "remove_truncate",
+    "remove_unlink",
+    "remove_drop_caches",
 )
 EXIT_HANDLERS = (
     "none",
@@ -39,6 +48,7 @@ EXIT_HANDLERS = (
     "splice_write",
     "stream_write",
     "module_read",
+    "filemap_fault",
 )
 
 

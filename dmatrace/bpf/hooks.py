@@ -103,6 +103,8 @@ HOOKS: tuple[Hook, ...] = (
         "page-cache",
         ("filemap_fault",),
         "lookup and waiting by faults on file mappings (shown as fault)",
+        on_entry="filemap_fault",
+        on_exit="filemap_fault",
     ),
     Hook(
         # Maps up to fault_around_bytes (64 KiB) of cached pages at once.
@@ -110,6 +112,7 @@ HOOKS: tuple[Hook, ...] = (
         "fault",
         ("filemap_map_pages",),
         "how many faults on file mappings were served from the page cache",
+        on_entry="map_pages",
     ),
     Hook(
         "pin_user_pages_fast",
@@ -143,6 +146,26 @@ HOOKS: tuple[Hook, ...] = (
         "readahead",
         ("page_cache_async_ra",),
         "asynchronous readahead (shown as page-cache)",
+    ),
+    # What faults on mappings, fadvise(WILLNEED) and readahead(2) call, and the two above.
+    Hook(
+        "page_cache_ra_unbounded",
+        "readahead",
+        ("page_cache_ra_unbounded",),
+        "readahead for mappings, fadvise and readahead(2) (shown as page-cache or syscall)",
+    ),
+    Hook(
+        "page_cache_ra_order",
+        "readahead",
+        ("page_cache_ra_order",),
+        "readahead with large folios for mappings (shown as page-cache)",
+    ),
+    Hook(
+        "workingset_refault",
+        None,
+        ("workingset_refault",),
+        "bytes that come back after they were reclaimed (refaults), per file",
+        on_entry="refault",
     ),
     Hook(
         "filemap_read",
@@ -214,7 +237,7 @@ HOOKS: tuple[Hook, ...] = (
         # file without ITER_PIPE" (in v6.3)
         ("filemap_splice_read",),
         "bytes that a pipe takes from the page cache, and so the verdict on them",
-        on_entry="file",
+        on_entry="splice_cache",
         on_exit="splice_cache",
         unless="generic_file_splice_read",
     ),

@@ -15,10 +15,16 @@ COUNTER_MAX = 32
 PHASE_OUTER = 0xFF
 
 MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE = range(3)
-EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT = 1, 2, 3, 4, 5
+EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT, EV_RUN = 1, 2, 3, 4, 5, 6
 BUFFER_KINDS = {1: "export", 2: "release"}
 # enum request_kind, in order.
 REQUEST_KINDS = ("unknown", "direct", "readahead", "page-cache", "metadata", "swap")
+RUN_KINDS = {0: "readahead", 1: "read", 2: "mapped"}
+# enum removal, in order.
+REMOVALS = ("other", "invalidate", "truncate", "unlink", "drop_caches", "reclaim", "kswapd")
+REMOVED_MAX = 8
+# enum pinned_slot
+PINNED_NOW, PINNED_PEAK, PINNED_MOMENT, PINNED_SINCE, PINNED_NS = range(5)
 SNAP_KINDS = {1: "begin", 2: "end", 3: "fork", 4: "exit", 5: "work-begin", 6: "work-end"}
 
 # enum counter, in order; the names are the recording's.
@@ -44,6 +50,10 @@ COUNTERS: tuple[str, ...] = (
     "copy_write_pipe_bytes",
     "copy_pipe_shmem_bytes",
     "bio_read_bytes",
+    "cache_added_bytes",
+    "cache_removed_bytes",
+    "readahead_bytes",
+    "refault_bytes",
 )
 
 u32, u64 = ctypes.c_uint32, ctypes.c_uint64
@@ -59,6 +69,29 @@ class Frame(ctypes.Structure):
     """struct frame: one open hook."""
 
     _fields_ = (("hook", u32), ("phase", u32), ("start", u64), ("arg", u64), ("file", u64))
+
+
+class FileKey(ctypes.Structure):
+    """struct file_key; dev is the kernel's dev_t, see ``kernel_dev``."""
+
+    _fields_ = (("ino", u64), ("dev", u64))
+
+
+class Run(ctypes.Structure):
+    """struct run: bytes [start, end) of a file that a thread went through in one go."""
+
+    _fields_ = (
+        ("type", u32),
+        ("kind", u32),
+        ("tid", u32),
+        ("tgid", u32),
+        ("ino", u64),
+        ("dev", u64),
+        ("start", u64),
+        ("end", u64),
+        ("since", u64),
+        ("until", u64),
+    )
 
 
 class Thread(ctypes.Structure):
@@ -86,13 +119,19 @@ class Thread(ctypes.Structure):
         ("hits", u32 * HOOK_MAX),
         ("cells", Cell * PHASE_MAX),
         ("stack", Frame * DEPTH_MAX),
+        ("runs", Run * len(RUN_KINDS)),
+        ("reading", FileKey),
+        ("reading_at", u64),
+        ("faulting", FileKey),
+        ("faulting_at", u64),
+        ("heap", u64),
     )
 
 
 class Snapshot(ctypes.Structure):
-    """The EV_SNAPSHOT record: struct thread without its stack."""
+    """The EV_SNAPSHOT record: struct thread up to its stack."""
 
-    _fields_ = Thread._fields_[:-1]
+    _fields_ = Thread._fields_[: [name for name, _ in Thread._fields_].index("stack")]
 
 
 class Request(ctypes.Structure):
@@ -130,6 +169,7 @@ class Buffer(ctypes.Structure):
         ("ino", u64),
         ("size", u64),
         ("exporter", ctypes.c_char * 16),
+        ("heap", ctypes.c_char * 16),
     )
 
 
@@ -162,16 +202,21 @@ class Wait(ctypes.Structure):
     )
 
 
-class FileKey(ctypes.Structure):
-    """struct file_key; dev is the kernel's dev_t, see ``kernel_dev``."""
-
-    _fields_ = (("ino", u64), ("dev", u64))
-
-
 class FilePages(ctypes.Structure):
     """struct file_pages: bytes since the file was first seen."""
 
-    _fields_ = (("added", u64), ("removed", u64), ("removed_self", u64), ("peak", u64))
+    _fields_ = (
+        ("added", u64),
+        ("removed", u64),
+        ("removed_self", u64),
+        ("peak", u64),
+        ("added_self", u64),
+        ("readahead", u64),
+        ("refaulted", u64),
+        ("shmem", u64),
+        ("by", u64 * REMOVED_MAX),
+        ("self_by", u64 * REMOVED_MAX),
+    )
 
 
 #: Members of struct file_io, in order; the recording's columns.

@@ -1,49 +1,104 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * The page-cache ledger, per (device, inode).  One map operation per folio
- * and no time stamp: these events come once per page on file systems without
- * large folios.  A folio is 1 << order pages.
+ * The page-cache ledger, per (device, inode).  These events come once per page
+ * on file systems without large folios, so each is a look-up of the file and
+ * one of the thread, additions, and no clock: how long bytes stay is summed
+ * from the recorder's samples.  A folio is 1 << order pages.
  *
  * A file enters the ledger with the first folio that a traced thread adds;
  * from then on every addition and removal counts, whoever does it.
  */
-BPF_HASH(files, struct file_key, struct file_pages, FILES_MAX);
-
 TRACEPOINT_PROBE(filemap, mm_filemap_add_to_page_cache)
 {
 	struct file_key key = { .ino = args->i_ino, .dev = args->s_dev };
-	u64 bytes = PAGE_BYTES << args->order, now;
-	struct file_pages *f = files.lookup(&key);
+	u64 bytes = PAGE_BYTES << args->order, start;
+	struct thread *t = current_thread();
+	struct file_pages *f = ledger_of(&key, t);
 
-	if (!f) {
-		struct file_pages empty = {};
-
-		if (!current_thread())
-			return 0;
-		files.update(&key, &empty);
-		f = files.lookup(&key);
-		if (!f) {
-			count_lost();
-			return 0;
-		}
+	if (!f)
+		return 0;
+	add_bytes(f, bytes);
+	if (!t)
+		return 0;
+	__sync_fetch_and_add(&f->added_self, bytes);
+	t->counters[COUNT_CACHE_ADDED] += bytes;
+	if (t->phase == PHASE_READAHEAD) {
+		start = (u64)args->index * PAGE_BYTES;
+		__sync_fetch_and_add(&f->readahead, bytes);
+		t->counters[COUNT_READAHEAD] += bytes;
+		extend_run(t, RUN_READAHEAD, &key, start, start + bytes);
 	}
-	__sync_fetch_and_add(&f->added, bytes);
-	now = f->added - f->removed;
-	if ((s64)now > (s64)f->peak)
-		f->peak = now;
 	return 0;
 }
 
 TRACEPOINT_PROBE(filemap, mm_filemap_delete_from_page_cache)
 {
 	struct file_key key = { .ino = args->i_ino, .dev = args->s_dev };
-	u64 bytes = PAGE_BYTES << args->order;
+	u64 bytes = PAGE_BYTES << args->order, *n;
+	struct thread *t = current_thread();
 	struct file_pages *f = files.lookup(&key);
+	u32 how = removal();
 
-	if (!f)
+	if (t)
+		t->counters[COUNT_CACHE_REMOVED] += bytes;
+	if (!f) {
+		n = elsewhere.lookup(&how);
+		if (n)
+			__sync_fetch_and_add(n, bytes);
 		return 0;
+	}
 	__sync_fetch_and_add(&f->removed, bytes);
-	if (current_thread())
+	__sync_fetch_and_add(&f->by[how & (REMOVED_MAX - 1)], bytes);
+	if (t) {
 		__sync_fetch_and_add(&f->removed_self, bytes);
+		__sync_fetch_and_add(&f->self_by[how & (REMOVED_MAX - 1)], bytes);
+	}
 	return 0;
 }
+
+/*
+ * The functions of REMOVERS in hooks_ledger.py, in whichever task.  They nest
+ * (evicting an inode truncates it): the outermost says what it is.
+ */
+static __always_inline int removing(u64 cookie)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	u32 how = REMOVED_INVALIDATE + COOKIE_ENTRY(cookie) - ENTRY_REMOVE_INVALIDATE;
+
+	if (!removers.lookup(&tid))
+		removers.update(&tid, &how);
+	return 0;
+}
+
+static __always_inline int has_removed(u64 cookie)
+{
+	u32 tid = bpf_get_current_pid_tgid(), *how = removers.lookup(&tid);
+
+	if (how && *how == REMOVED_INVALIDATE + COOKIE_ENTRY(cookie) - ENTRY_REMOVE_INVALIDATE)
+		removers.delete(&tid);
+	return 0;
+}
+
+#ifdef WITH_FENTRY
+KFUNC_PROBE(remover)
+{
+	return removing(attach_cookie(ctx));
+}
+
+KRETFUNC_PROBE(remover)
+{
+	return has_removed(attach_cookie(ctx));
+}
+#endif
+
+#ifdef WITH_KPROBE
+int kprobe_remover_entry(void *ctx)
+{
+	return removing(attach_cookie(ctx));
+}
+
+int kprobe_remover_exit(void *ctx)
+{
+	return has_removed(attach_cookie(ctx));
+}
+#endif

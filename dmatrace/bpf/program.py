@@ -20,6 +20,7 @@ from dmatrace.bpf.compiler import failure, find_bcc, source
 from dmatrace.bpf.constants import constants, lacking
 from dmatrace.bpf.hook import ENTRY_HANDLERS, EXIT_HANDLERS, Tap
 from dmatrace.bpf.hooks import BIO_RELEASE, DIO_COMPLETE, DIO_TAP, HOOKS
+from dmatrace.bpf.hooks_ledger import HEAP, REMOVERS
 from dmatrace.bpf.maps import Map, RingBuffer
 from dmatrace.bpf.resolve import (
     Attachment,
@@ -113,6 +114,10 @@ class Program:
             found.remove((DIO_TAP, False))
         if any(tap.source == "block.c" for tap in present):
             hooks.append((BIO_RELEASE, 0))
+        if any(tap.source == "pagecache.c" for tap in present):
+            hooks += [(hook, 0) for hook in REMOVERS]
+        if exists(HEAP):
+            hooks.append((HEAP, 0))
         missing = lacking(btf)
         wanted = [
             (hook, n, options(hook, n, mode, missing) if hook.name not in without else [])

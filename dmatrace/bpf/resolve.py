@@ -15,6 +15,7 @@ from functools import lru_cache
 from dmatrace.bpf.btf import function_btf, has_module
 from dmatrace.bpf.hook import Hook, Tap
 from dmatrace.bpf.hooks import HOOKS, TAPS
+from dmatrace.bpf.hooks_ledger import HEAP, REMOVERS
 from dmatrace.errors import CannotHere, UsageError
 
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
@@ -140,7 +141,9 @@ def options(
 
 def check_names(without: Collection[str]) -> None:
     """Raise UsageError if a name to leave out is in neither table."""
-    known = {hook.name for hook in HOOKS} | {tap.name for tap in TAPS if not tap.required}
+    known = {hook.name for hook in (*HOOKS, *REMOVERS, HEAP)} | {
+        tap.name for tap in TAPS if not tap.required
+    }
     for name in without:
         if name not in known:
             raise UsageError(f"no hook is called {name!r}", do="hooks: " + ", ".join(sorted(known)))

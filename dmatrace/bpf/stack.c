@@ -14,7 +14,7 @@ BPF_HASH(threads, u32, struct thread, THREADS_MAX);
 BPF_ARRAY(blank, struct thread, 1);       /* template: too big for the BPF stack */
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
 BPF_ARRAY(lost, u64, 1);                  /* records the ring buffer refused */
-BPF_ARRAY(pinned, u64, 2);                /* now, peak (bytes) */
+BPF_ARRAY(pinned, u64, PINNED_MAX);       /* by enum pinned_slot */
 
 /*
  * An index into the stack, masked where the verifier can see it.  clang makes one
@@ -163,25 +163,43 @@ static __always_inline void snapshot(struct thread *t, u32 kind, u32 load_id, u3
 		count_lost();
 }
 
-static __always_inline void pin(struct thread *t, u64 bytes)
+/*
+ * Bytes pinned over time need no loop: each page adds -t when it is pinned and
+ * t when it is released, so that the sum, and now for each that still is, is
+ * how long all were, in pages x us (modulo 2^64, as are the terms).
+ */
+static __always_inline void pinned_changes(s64 bytes)
 {
-	int zero = 0, one = 1;
-	u64 *now = pinned.lookup(&zero), *peak = pinned.lookup(&one);
+	int slots[] = { PINNED_NOW, PINNED_PEAK, PINNED_MOMENT, PINNED_SINCE, PINNED_NS };
+	u64 *now = pinned.lookup(&slots[PINNED_NOW]), *peak = pinned.lookup(&slots[PINNED_PEAK]);
+	u64 *moment = pinned.lookup(&slots[PINNED_MOMENT]);
+	u64 *since = pinned.lookup(&slots[PINNED_SINCE]), *ns = pinned.lookup(&slots[PINNED_NS]);
+	u64 t = bpf_ktime_get_ns();
 
-	if (t)
-		t->counters[COUNT_PIN] += bytes;
-	if (!now || !peak)
+	if (!now || !peak || !moment || !since || !ns)
 		return;
 	__sync_fetch_and_add(now, bytes);
-	if (*now > *peak)
+	__sync_fetch_and_add(moment, -(bytes >> 12) * (s64)(t / 1000));
+	if ((s64)*now > (s64)*peak)
 		*peak = *now;
+	/* Two processors may cross zero at once; then one short time is missed. */
+	if ((s64)*now > 0) {
+		if (!*since)
+			*since = t;
+	} else if (*since) {
+		*ns += t - *since;
+		*since = 0;
+	}
+}
+
+static __always_inline void pin(struct thread *t, u64 bytes)
+{
+	if (t)
+		t->counters[COUNT_PIN] += bytes;
+	pinned_changes(bytes);
 }
 
 static __always_inline void unpin(u64 bytes)
 {
-	int zero = 0;
-	u64 *now = pinned.lookup(&zero);
-
-	if (now)
-		__sync_fetch_and_add(now, -bytes);
+	pinned_changes(-bytes);
 }

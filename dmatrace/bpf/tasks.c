@@ -35,6 +35,7 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 		return 0;
 	kind = load64(regs + OFF_ARG1);
 	bpf_get_current_comm(t->comm, sizeof(t->comm));
+	end_runs(t);
 	snapshot(t, kind, load64(regs + OFF_ARG2), load64(regs + OFF_ARG3), now);
 	return 0;
 }
@@ -143,6 +144,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	now = bpf_ktime_get_ns();
 	charge(t, now);
 	bpf_get_current_comm(t->comm, sizeof(t->comm));
+	end_runs(t);
 	snapshot(t, SNAP_EXIT, 0, 0, now);
 	threads.delete(&tid);
 	return 0;

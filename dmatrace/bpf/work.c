@@ -77,6 +77,7 @@ static __always_inline int end_work(void)
 	charge(t, now);
 	if (t->depth > 1)
 		t->counters[COUNT_LOST_EXITS] += t->depth - 1;
+	end_runs(t);
 	snapshot(t, SNAP_WORK_END, t->load_id, t->window, now);
 	threads.delete(&tid);
 	return 0;

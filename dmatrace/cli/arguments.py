@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dmatrace.errors import UsageError
-from dmatrace.sizes import format_size, parse_size
+from dmatrace.sizes import format_size, parse_duration, parse_size
 
 
 def size(text: str) -> int:
@@ -88,3 +88,14 @@ def redacted(document: Mapping[str, Any], args: argparse.Namespace) -> dict[str,
     if args.redact or args.redact_comms:
         return without(document, comms=args.redact_comms)
     return dict(document)
+
+
+def interval(text: str) -> float:
+    """Seconds between two samples: ``100ms``, ``1s``; from 10 ms, which sampling takes itself."""
+    try:
+        found = parse_duration(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    if not 0.01 <= found <= 3600:
+        raise argparse.ArgumentTypeError(f"{text!r} is not between 10ms and 1h")
+    return found

@@ -23,6 +23,7 @@ examples:
   sudo dmatrace record --strategy all --file model.gguf --rounds 3
   sudo dmatrace record --strategy udmabuf-dio --size 1G --raise-limits
   sudo dmatrace record --strategy dmabuf-gather-dio --size 1G --load-module
+  sudo dmatrace record --strategy dmabuf-bio --size 8G --interval 1s
 """
 
 
@@ -133,6 +134,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="exact: every hook on every event",
     )
     tracing.add_argument(
+        "--interval",
+        type=arguments.interval,
+        default=0.1,
+        metavar="DUR",
+        help="time between samples of page cache, dma-bufs, pinned pages and memory pressure:"
+        " 10ms to 1h (default: 100ms)",
+    )
+    tracing.add_argument(
         "--ab",
         type=arguments.positive,
         default=0,
@@ -166,6 +175,7 @@ def run(args: argparse.Namespace) -> int:
         hooks=args.hooks,
         without=tuple(args.without),
         ab=args.ab,
+        interval=args.interval,
         say=Progress(quiet=args.quiet),
     )
     recorded = record(options)

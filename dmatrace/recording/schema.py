@@ -88,10 +88,31 @@ TABLES: dict[str, tuple[Column, ...]] = {
         " fallback spliced offsets:uint64 memory:uint64"
         " fs:str? align_known:bool? align_memory? align_offset?"
     ),
-    # Cumulative per file; removed_self is what the load's own threads removed.
-    "page_cache": _columns("t_ns load_id dev ino:uint64 added removed removed_self current peak"),
-    # event: export|release.
-    "buffers": _columns("t_ns load_id event:str ino:uint64 size exporter:str tid tgid"),
+    # Cumulative per file; removed_self is what the load's own threads removed.  A row for each
+    # file that changed since the last sample.  current and peak count what was cached before the
+    # ledger began where based is true; else they are net of it.  kind: file|shmem.  removed_*
+    # divide removed by what removed the folios, self_* the same of removed_self; what is left
+    # of both is "other".
+    "page_cache": _columns(
+        "t_ns load_id dev ino:uint64 added removed removed_self current peak"
+        " based:bool? kind:str? added_self? readahead? refaulted?"
+        " removed_invalidate? removed_truncate? removed_unlink? removed_drop_caches?"
+        " removed_reclaim? removed_kswapd? self_invalidate? self_truncate? self_unlink?"
+        " self_drop_caches? self_reclaim? self_kswapd?"
+    ),
+    # Paths of the files in page_cache, where a traced process had them open or mapped; the
+    # last row of a (dev, ino) holds.
+    "files": _columns("t_ns load_id dev ino:uint64 path:str"),
+    # Samples of the rest, a row where the value changed.  what and name: pinned (now|page_us|
+    # held_ns: bytes, pages x us and ns so far), elsewhere (enum removal: bytes so far that left
+    # files which page_cache does not have), psi (memory.some ...: ns so far), vmstat (a counter
+    # of /proc/vmstat, in its unit), sample (mark: 1 at begin and end, 0 between).
+    "ledger": _columns("t_ns load_id what:str name:str value"),
+    # Bytes [start, end) of a file that a thread added by readahead, read, or had mapped around a
+    # fault, in one go from since_ns to until_ns.  kind: readahead|read|mapped.
+    "runs": _columns("load_id tid tgid kind:str dev ino:uint64 start end since_ns until_ns"),
+    # event: export|release.  heap: of an export from a dma-heap, its name.
+    "buffers": _columns("t_ns load_id event:str ino:uint64 size exporter:str tid tgid heap:str?"),
     # Calls of the hooks that report them: allocation, for overlap, and the loader module's steps.
     "intervals": _columns("load_id tid phase:str start_ns end_ns hook:str?"),
     # Every dma-buf of the machine at the end of a load, while it is held: a row for each

@@ -13,7 +13,7 @@ from typing import Any
 
 from dmatrace.analysis.summary import KINDS, Summary, summaries
 from dmatrace.analysis.time import in_phase_order
-from dmatrace.report import critical, inventory, io, sections
+from dmatrace.report import critical, inventory, io, memory, sections
 from dmatrace.report.layout import WIDTH, Style
 from dmatrace.sizes import format_ns, format_size, short_size
 
@@ -36,6 +36,7 @@ def render(document: Mapping[str, Any], *, color: bool = False, ascii_only: bool
     if loads:
         blocks += [
             list(sections.bill(loads, style)),
+            list(memory.memory(loads, style)),
             list(io.copies(loads, style)),
             list(sections.block(loads, style)),
             list(io.kinds(loads, style)),

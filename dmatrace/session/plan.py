@@ -48,6 +48,7 @@ class Options:
     hooks: str
     without: tuple[str, ...]
     ab: int
+    interval: float  # seconds
     say: Progress
 
 
@@ -105,6 +106,7 @@ def _record(
         rounds=options.rounds,
         cold=options.cold,
         verify=options.verify,
+        interval=options.interval,
     )
     _say_unheeded(options, [name for name in names if name not in skipped])
     meta = {

@@ -61,16 +61,20 @@ class Runner:
         except OSError:
             raise self._died() from None
 
-    def wait(self, expected: str, idle: Callable[[], None] | None = None) -> Any:
-        """The answer to the last step; ``idle`` is called about five times a second until then.
+    def wait(
+        self, expected: str, idle: Callable[[], None] | None = None, every: float = 0.2
+    ) -> Any:
+        """The answer to the last step; ``idle`` is called ``every`` so many seconds until then.
 
         Raises LoadFailed or CannotHere when the loader says so.
         """
-        return self._answer(expected, idle)
+        return self._answer(expected, idle, every)
 
-    def _answer(self, expected: str, idle: Callable[[], None] | None = None) -> Any:
+    def _answer(
+        self, expected: str, idle: Callable[[], None] | None = None, every: float = 0.2
+    ) -> Any:
         while b"\n" not in self._pending:
-            readable, _, _ = select.select([self._socket], [], [], 0.2 if idle else None)
+            readable, _, _ = select.select([self._socket], [], [], every if idle else None)
             if readable:
                 try:
                     data = self._socket.recv(1 << 16)

@@ -19,6 +19,7 @@ from dmatrace.errors import CannotHere
 from dmatrace.recording import Writer
 from dmatrace.session import files, inventory
 from dmatrace.session.changes import drop_caches
+from dmatrace.session.ledger import INTERVAL_S, Ledger
 from dmatrace.session.progress import Progress
 from dmatrace.session.runner import LoadFailed, Runner
 from dmatrace.session.tracer import Row, Tracer, current_dev_ino
@@ -46,6 +47,7 @@ class Request:
     buffers: int = 1  # that share the file
     eaten: int = 0  # bytes of memory that are taken away meanwhile
     gather: int = native.DEFAULT_GATHER
+    interval: float = INTERVAL_S  # seconds between samples of the memory ledger
 
     @property
     def cache(self) -> str:
@@ -83,6 +85,12 @@ class Recorder:
         self._ready = 0  # ns, when the current load was prepared
         self._outside = (0, 0)  # ns, when it was being verified
         self.dev, self.ino = current_dev_ino(request.file)
+        self._ledger: Ledger | None = None
+        if tracer is not None and writer is not None:
+            self._ledger = Ledger(tracer, writer, request.interval, self._pids)
+
+    def _pids(self) -> tuple[int, ...]:
+        return (self._runner.pid,) if self._runner else ()
 
     def run(self) -> None:
         """All rounds; strategies that cannot run here are skipped with their reason."""
@@ -170,10 +178,14 @@ class Recorder:
         return runner
 
     def _window(self, runner: Runner, row: Row, threads: list[Row]) -> None:
+        if self._ledger:
+            self._ledger.begin({(self.dev, self.ino): self._cached_before})
         row["start_ns"] = time.monotonic_ns()
         runner.ask("go")
-        loaded = runner.wait("loaded", self._idle)
-        self._ledger(row, runner.pid)
+        loaded = runner.wait("loaded", self._idle, min(0.2, self.request.interval))
+        if self._ledger:
+            self._ledger.end()
+        self._memory(row, runner.pid)
         threads += loaded["threads"]
         row["create_ns"], row["io_ns"] = loaded["create_ns"], loaded["io_ns"]
         row["module"] = json.dumps(loaded["module"]) if loaded["module"] else ""
@@ -208,13 +220,15 @@ class Recorder:
         if tracer is None:
             return
         tracer.drain()
+        if self._ledger:
+            self._ledger.sample()
         if time.monotonic() - self._polled > _POLL_S:
             self._polled = time.monotonic()
             tracer.poll_threads()
             self._keep(tracer.take())
             self._say.now(f"{self._where}: {format_size(self._read)} read from the disk")
 
-    def _ledger(self, row: Row, pid: int) -> None:
+    def _memory(self, row: Row, pid: int) -> None:
         """Page cache, pinned pages and dma-bufs, while the loader waits with its buffer full."""
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended
             row["mapped"] = mapped(pid, self.request.file)
@@ -240,25 +254,11 @@ class Recorder:
         row["page_cache_removed"] = pages.removed
         row["page_cache_peak"] = base + pages.peak
         row["page_cache_end"] = now
-        self._write(
-            "page_cache",
-            [
-                {
-                    "t_ns": time.monotonic_ns(),
-                    "load_id": self._load_id,
-                    "dev": self.dev,
-                    "ino": self.ino,
-                    "added": pages.added,
-                    "removed": pages.removed,
-                    "removed_self": pages.removed_self,
-                    "current": now,
-                    "peak": base + pages.peak,
-                }
-            ],
-        )
 
     def _collect(self, row: Row, threads: list[Row]) -> None:
         """Everything the load left in the ring buffer, and its own clocks."""
+        if self._ledger:
+            self._ledger.end()  # of a load that failed half-way
         if self._tracer:
             self._tracer.drain()
             self._keep(self._tracer.take())
@@ -275,6 +275,11 @@ class Recorder:
                 request["load_id"] = -1  # preparing or verifying read it, not the load
             elif request["op"] == "read":
                 self._read += request["bytes"]
+        for run in rows.get("runs", []):
+            if run["since_ns"] < self._ready or (
+                self._outside[0] <= run["since_ns"] <= self._outside[1]
+            ):
+                run["load_id"] = -1
         for buffer in rows.get("buffers", []):
             if buffer["event"] == "export":
                 self._dmabuf += buffer["size"]

@@ -133,8 +133,11 @@ class Tracer:
                     "exporter": buffer.exporter.decode(errors="replace"),
                     "tid": buffer.tid,
                     "tgid": buffer.tgid,
+                    "heap": buffer.heap.decode(errors="replace"),
                 },
             )
+        elif kind == layout.EV_RUN:
+            self._run(layout.Run.from_buffer_copy(data))
         elif kind == layout.EV_INTERVAL:
             interval = layout.Interval.from_buffer_copy(data)
             self._add(
@@ -148,6 +151,23 @@ class Tracer:
                     "end_ns": interval.end,
                 },
             )
+
+    def _run(self, run: layout.Run) -> None:
+        self._add(
+            "runs",
+            {
+                "load_id": self.load_id,
+                "tid": run.tid,
+                "tgid": run.tgid,
+                "kind": layout.RUN_KINDS[run.kind],
+                "dev": run.dev,
+                "ino": run.ino,
+                "start": run.start,
+                "end": run.end,
+                "since_ns": run.since,
+                "until_ns": run.until,
+            },
+        )
 
     def _request(self, request: layout.Request) -> None:
         self._add(
@@ -268,6 +288,47 @@ class Tracer:
             row: Row = {"dev": file.dev, "ino": file.ino}
             found.append(row | {name: getattr(io, name) for name in layout.FILE_IO})
         return found
+
+    def all_file_pages(self) -> dict[tuple[int, int], layout.FilePages] | None:
+        """The ledger: {(dev, ino): its file's}, or None where the page cache is not traced."""
+        table = self.program.table("files")
+        if table is None:
+            return None
+        found = {}
+        for key, leaf in table.items():
+            found[key.dev, key.ino] = layout.FilePages.from_buffer_copy(leaf)
+        return found
+
+    def elsewhere(self) -> dict[str, int]:
+        """Bytes that files outside the ledger lost so far, by what removed them."""
+        table = self.program.table("elsewhere")
+        if table is None:
+            return {}
+        return {name: int(table[n].value) for n, name in enumerate(layout.REMOVALS)}
+
+    def pinned(self) -> dict[str, int]:
+        """Bytes pinned now; until now, pages x us, and the ns in which any were."""
+        slots = [int(self._tables["pinned"][n].value) for n in range(layout.PINNED_NS + 1)]
+        now = max(0, ctypes.c_int64(slots[layout.PINNED_NOW]).value)
+        at = time.monotonic_ns()
+        since = slots[layout.PINNED_SINCE]
+        moment = slots[layout.PINNED_MOMENT] + (now >> 12) * (at // 1000)
+        return {
+            "now": now,
+            "page_us": max(0, ctypes.c_int64(moment & ((1 << 64) - 1)).value),
+            "held_ns": slots[layout.PINNED_NS] + (max(0, at - since) if since else 0),
+        }
+
+    def open_runs(self) -> None:
+        """Add the runs that are still open, of threads that are traced, to ``rows``.
+
+        Once, at the end: they go on where a thread does, and are then reported again.
+        """
+        for _, leaf in self._tables["threads"].items():
+            thread = layout.Thread.from_buffer_copy(leaf)
+            for run in thread.runs:
+                if run.end:
+                    self._run(run)
 
     def pinned_peak(self, *, reset: bool = False) -> int:
         """Most bytes pinned at once since the last reset."""

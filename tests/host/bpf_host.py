@@ -88,6 +88,7 @@ class Machine:
         lib.host_file_io.restype = ctypes.POINTER(layout.FileIo)
         lib.host_file_io.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
         lib.host_lost.restype = lib.host_pinned.restype = ctypes.c_uint64
+        lib.host_elsewhere.restype = ctypes.c_uint64
         lib.host_reset()
         u64 = ctypes.c_uint64
         self._clock = u64.in_dll(lib, "host_clock")
@@ -205,6 +206,7 @@ class Machine:
             layout.EV_BUFFER: layout.Buffer,
             layout.EV_INTERVAL: layout.Interval,
             layout.EV_WAIT: layout.Wait,
+            layout.EV_RUN: layout.Run,
         }
         found, at = [], 0
         content = ctypes.string_at(self._ring, self._ring_used.value)

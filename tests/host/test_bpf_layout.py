@@ -25,11 +25,13 @@ _STRUCTS = {
     layout.FilePages: "file_pages",
     layout.FileIo: "file_io",
     layout.Wait: "wait_event",
+    layout.Run: "run",
 }
 _FIELDS = [(kind, name) for kind in _STRUCTS for name in (field[0] for field in kind._fields_)]
 _CONSTANTS = (
     "PHASE_MAX", "HOOK_MAX", "DEPTH_MAX", "COUNTER_MAX", "PHASE_OUTER", "MODE_CPU", "MODE_BLOCKED",
-    "MODE_RUNNABLE", "EV_SNAPSHOT", "EV_REQUEST", "EV_BUFFER", "EV_INTERVAL", "EV_WAIT",
+    "MODE_RUNNABLE", "EV_SNAPSHOT", "EV_REQUEST", "EV_BUFFER", "EV_INTERVAL", "EV_WAIT", "EV_RUN",
+    "REMOVED_MAX", "PINNED_NOW", "PINNED_PEAK", "PINNED_MOMENT", "PINNED_SINCE", "PINNED_NS",
 )  # fmt: skip
 _SNAPS = {
     "SNAP_BEGIN": "begin", "SNAP_END": "end", "SNAP_FORK": "fork", "SNAP_EXIT": "exit",

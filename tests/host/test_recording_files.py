@@ -27,6 +27,7 @@ BUFFER = {
     "exporter": "system",
     "tid": 1,
     "tgid": 1,
+    "heap": "system",
 }
 
 

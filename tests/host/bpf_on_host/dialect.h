@@ -131,6 +131,7 @@ struct bpf_raw_tracepoint_args {
 struct filemap_event {
 	u64 i_ino;
 	u64 s_dev;
+	u64 index;
 	u8 order;
 };
 

@@ -35,6 +35,8 @@ void host_reset(void)
 	memset(dio_writes_slots, 0, sizeof(dio_writes_slots));
 	memset(file_ios_slots, 0, sizeof(file_ios_slots));
 	memset(lost_slots, 0, sizeof(lost_slots));
+	memset(removers_slots, 0, sizeof(removers_slots));
+	memset(elsewhere_slots, 0, sizeof(elsewhere_slots));
 	memset(pinned_slots, 0, sizeof(pinned_slots));
 	host_clock = host_pid_tgid = host_task = host_ring_used = host_ring_full = 0;
 }
@@ -68,7 +70,12 @@ u64 host_lost(void)
 	return lost_slots[0];
 }
 
-u64 host_pinned(int peak)
+u64 host_pinned(int slot)
 {
-	return pinned_slots[peak];
+	return pinned_slots[slot];
+}
+
+u64 host_elsewhere(int how)
+{
+	return elsewhere_slots[how];
 }

@@ -1,0 +1,191 @@
+"""The ledger's sampling, of a made-up tracer and /proc: what is written, when, and what is not."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmatrace.bpf import layout
+from dmatrace.cli import arguments
+from dmatrace.recording import schema
+from dmatrace.session import ledger
+from dmatrace.session.ledger import Ledger
+
+KEY = (0xFE00001, 12)
+PSI = "some avg10=0.00 avg60=0.00 avg300=0.00 total={some}\nfull avg10=0.00 total=7\n"
+
+
+class Tracer:
+    """Counts what a test says."""
+
+    load_id = 3
+
+    def __init__(self) -> None:
+        self.pages: dict[tuple[int, int], layout.FilePages] | None = {}
+        self.held = {"now": 0, "page_us": 0, "held_ns": 0}
+
+    def all_file_pages(self) -> dict[tuple[int, int], layout.FilePages] | None:
+        return self.pages
+
+    def elsewhere(self) -> dict[str, int]:
+        return {"kswapd": 0}
+
+    def pinned(self) -> dict[str, int]:
+        return dict(self.held)
+
+
+class Writer:
+    """Keeps rows, and refuses what the recording would."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.meta: dict[str, Any] = {}
+
+    def append(self, table: str, rows: list[dict[str, Any]]) -> None:
+        columns = {column.name for column in schema.TABLES[table]}
+        required = {column.name for column in schema.TABLES[table] if not column.optional}
+        for row in rows:
+            assert required <= set(row) <= columns
+        self.rows.setdefault(table, []).extend(rows)
+
+    def update_meta(self, /, **values: Any) -> None:
+        self.meta.update(values)
+
+    def take(self, table: str) -> list[dict[str, Any]]:
+        return self.rows.pop(table, [])
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "proc/pressure").mkdir(parents=True)
+    for name in ("memory", "io"):
+        (tmp_path / "proc/pressure" / name).write_text(PSI.format(some=5))
+    (tmp_path / "proc/vmstat").write_text("nr_free_pages 1\npgsteal_anon 4\npswpin 0\n")
+    return tmp_path
+
+
+def _made(root: Path, interval: float = 0.0) -> tuple[Ledger, Tracer, Writer]:
+    tracer, writer = Tracer(), Writer()
+    return Ledger(tracer, writer, interval, root=root), tracer, writer
+
+
+def _values(rows: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
+    return {(row["what"], row["name"]): row["value"] for row in rows}
+
+
+def test_everything_at_begin_and_end_and_changes_between(root: Path) -> None:
+    found, tracer, writer = _made(root)
+    assert tracer.pages is not None
+    tracer.pages[KEY] = layout.FilePages(added=4096, by=(0,) * 8)
+    found.begin({KEY: 8192})
+    begun = _values(writer.take("ledger"))
+    assert begun["sample", "mark"] == 1
+    assert begun["psi", "memory.some"] == 5000
+    assert begun["psi", "io.full"] == 7000
+    assert begun["vmstat", "pgsteal_anon"] == 4
+    assert ("vmstat", "pgscan_anon") not in begun  # not of this kernel: no row, no 0
+    (row,) = writer.take("page_cache")
+    assert (row["current"], row["based"], row["load_id"], row["kind"]) == (12288, True, 3, "file")
+    found.sample()
+    assert list(_values(writer.take("ledger"))) == [("sample", "mark")]
+    assert writer.take("page_cache") == []
+    tracer.held["now"] = 4096
+    tracer.pages[KEY] = layout.FilePages(added=4096, removed=4096, by=(0, 4096, 0, 0, 0, 0, 0, 0))
+    (root / "proc/pressure/memory").write_text(PSI.format(some=6))
+    found.sample()
+    assert _values(writer.take("ledger")) == {
+        ("sample", "mark"): 0, ("pinned", "now"): 4096, ("psi", "memory.some"): 6000,
+    }  # fmt: skip
+    (row,) = writer.take("page_cache")
+    assert (row["current"], row["removed_invalidate"], row["removed_kswapd"]) == (8192, 4096, 0)
+    found.end()
+    assert set(_values(writer.take("ledger"))) == set(begun)
+    assert len(writer.take("page_cache")) == 1
+
+
+def test_nothing_before_begin_and_after_end(root: Path) -> None:
+    found, _, writer = _made(root)
+    found.sample()
+    found.end()
+    assert writer.rows == {}
+    found.begin()
+    found.end()
+    writer.rows.clear()
+    found.sample()
+    found.end()
+    assert writer.rows == {}
+
+
+def test_the_interval(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(ledger.time, "monotonic", lambda: clock[0])
+    found, _, writer = _made(root, interval=0.5)
+    found.begin()
+    for _ in range(20):
+        clock[0] += 0.125
+        found.sample()
+    assert len([row for row in writer.rows["ledger"] if row["what"] == "sample"]) == 1 + 5
+
+
+def test_what_was_cached_before_is_not_known_of_a_file_nobody_has_open(root: Path) -> None:
+    found, tracer, writer = _made(root)
+    tracer.pages = {KEY: layout.FilePages(added=4096)}
+    found.begin()
+    (row,) = writer.take("page_cache")
+    assert row["based"] is False
+    assert found.current(KEY) is None
+
+
+def test_a_shmem_file_had_nothing_before(root: Path) -> None:
+    found, tracer, writer = _made(root)
+    tracer.pages = {KEY: layout.FilePages(added=4096, shmem=1)}
+    found.begin()
+    (row,) = writer.take("page_cache")
+    assert (row["kind"], row["based"]) == ("shmem", True)
+
+
+def test_paths_of_open_and_mapped_files(tmp_path: Path) -> None:
+    """Of this process: the key that a stat makes is the one that the tracer names."""
+    path = tmp_path / "model"
+    path.write_bytes(b"x" * 5000)
+    status = os.stat(path)
+    key = (layout.kernel_dev(os.major(status.st_dev), os.minor(status.st_dev)), status.st_ino)
+    tracer, writer = Tracer(), Writer()
+    tracer.pages = {key: layout.FilePages(added=4096)}
+    found = Ledger(tracer, writer, 0.0, lambda: [os.getpid()])
+    with path.open("rb"):
+        found.begin()
+    assert [row["path"] for row in writer.rows["files"]] == [str(path)]
+    assert (found.current(key) is None) == (writer.rows["page_cache"][0]["based"] is False)
+
+
+def test_what_a_kernel_lacks_is_said_with_the_reason(root: Path) -> None:
+    (root / "proc/pressure/memory").unlink()
+    (root / "proc/vmstat").write_text("nr_free_pages 1\n")
+    tracer, writer = Tracer(), Writer()
+    tracer.pages = None
+    found = Ledger(tracer, writer, 0.1, root=root)
+    said = writer.meta["ledger"]["unavailable"]
+    assert set(said) == {"psi memory", "vmstat", "page cache"}
+    assert "No such file" in said["psi memory"]
+    assert "CONFIG_PSI" in said["psi memory"]
+    found.begin()
+    names = set(_values(writer.rows["ledger"]))
+    assert ("psi", "memory.some") not in names
+    assert ("psi", "io.some") in names
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("100ms", 0.1), ("1", 1), ("10ms", 0.01)])
+def test_an_interval(text: str, seconds: float) -> None:
+    assert arguments.interval(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["0", "9ms", "2h", "fast", "-1s", ""])
+def test_no_interval(text: str) -> None:
+    import argparse
+
+    with pytest.raises(argparse.ArgumentTypeError):
+        arguments.interval(text)
