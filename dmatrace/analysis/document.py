@@ -86,12 +86,11 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     counted = time.cells(found, recording.table("counters"), "counter", ("value",))
     clocks = time.own_clocks(recording.table("threads"))
     comms = _comms(recording.table("threads"))
-    for name in _PER_LOAD:
+    for name in (*_PER_LOAD, *_SAMPLED):
         recording.part(name, 0)  # torn or damaged is to be said, whether or not there are loads
     dmabufs = inventory.by_load(recording.table("inventory"))
     windows = time.own_windows(recording.table("threads"))
     devices = recording.meta.get("devices") or []
-    sampled = {name: _by_load(recording.table(name)) for name in _SAMPLED}
     rows = _load_rows(recording.table("loads"))
     for span in found:
         # A recorder killed before it named the load: the measurements still count.
@@ -110,9 +109,7 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
             comms,
         )
         tables = Tables(
-            **{
-                name: sampled[name].get(load_id, recording.table(name).iloc[:0]) for name in sampled
-            },
+            **{name: recording.part(name, load_id) for name in _SAMPLED},
             files=recording.table("files"),
             meta=recording.meta,
         )

@@ -7,7 +7,9 @@
  */
 RAW_TRACEPOINT_PROBE(dma_buf_export)
 {
-	if (current_thread())
-		emit_buffer(BUFFER_EXPORT, ctx->args[0]);
+	struct thread *t = current_thread();
+
+	if (t)
+		emit_buffer(BUFFER_EXPORT, ctx->args[0], heap_of(t));
 	return 0;
 }

@@ -31,6 +31,15 @@ static __always_inline void emit_buffer(u32 kind, u64 dmabuf, u64 heap)
 		count_lost();
 }
 
+/* The name of the heap that the call under way asks, or 0.  Frame 0 is the system call. */
+static __always_inline u64 heap_of(struct thread *t)
+{
+	int asked = t->depth > 0 && t->stack[0].phase == PHASE_HEAP_ALLOC;
+
+	asked |= t->depth > 1 && t->stack[1].phase == PHASE_HEAP_ALLOC;
+	return asked ? t->heap : 0;
+}
+
 static __always_inline void count_positive(struct thread *t, enum counter counter, s64 bytes)
 {
 	if (bytes > 0)
@@ -201,7 +210,7 @@ static __always_inline void on_exit(struct thread *t, struct frame *f, u32 handl
 		break;
 	case EXIT_EXPORT:               /* struct dma_buf * */
 		if (ret && !IS_ERROR(ret))
-			emit_buffer(BUFFER_EXPORT, ret, t->phase == PHASE_HEAP_ALLOC ? t->heap : 0);
+			emit_buffer(BUFFER_EXPORT, ret, heap_of(t));
 		break;
 	case EXIT_SPLICE_CACHE:
 		count_positive(t, COUNT_SPLICE_CACHE, bytes);

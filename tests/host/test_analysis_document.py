@@ -282,7 +282,11 @@ def test_counters_are_differences_and_stack_guards_are_counted() -> None:
         }
     )
     (load,) = document(recording)["loads"]
-    assert load["copies"] == {"cpu_bytes": 104, "per_byte": 2.0}
+    assert load["copies"] == {
+        "cpu_bytes": 104,
+        "per_byte": 2.0,
+        "paths": {"page cache -> user": 70, "user -> page cache": 30, "shmem -> user": 4},
+    }
     assert load["stack"] == {"lost_exits": 2, "overflows": 2}
 
 
