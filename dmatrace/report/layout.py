@@ -21,7 +21,7 @@ _FILL_ASCII = {"cpu": "#", "blocked": "-", "runnable": "."}
 
 def cells(text: str) -> int:
     """How many terminal cells ``text`` takes."""
-    return sum(_cells_of(char) for char in text)
+    return len(text) if text.isascii() else sum(_cells_of(char) for char in text)
 
 
 def _cells_of(char: str) -> int:
@@ -99,9 +99,11 @@ class Style:
             line += word if empty else " " + word
             empty = False
             while cells(line) > WIDTH:
-                kept = len(line)
-                while cells(line[:kept]) > WIDTH:
-                    kept -= 1
+                # From the front: a name may be thousands of characters long.
+                kept, used = 0, 0
+                while used + _cells_of(line[kept]) <= WIDTH:
+                    used += _cells_of(line[kept])
+                    kept += 1
                 lines.append(line[:kept])
                 line = indent + line[kept:]
         if not empty or not lines:
