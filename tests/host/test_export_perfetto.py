@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import synthetic
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from perfetto.protos.perfetto.trace import perfetto_trace_pb2 as official
 
@@ -17,6 +17,8 @@ from dmatrace.export import Options, perfetto
 from dmatrace.export.tracks import Slice, Trace
 from dmatrace.export.wire import MESSAGES, packet, varint
 
+# A busy machine is no bug.
+_PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 _KINDS = {
     "varint": {"int32", "int64", "uint32", "uint64", "bool", "enum"},
     "fixed64": {"fixed64"},
@@ -46,6 +48,7 @@ def test_numbers_and_kinds_are_the_official_ones(name: str) -> None:
             assert _NAMES[theirs[field].type] in _KINDS[kind], field
 
 
+@_PATIENT
 @given(st.integers(-(1 << 63), (1 << 64) - 1))
 def test_varints_are_read_back(number: int) -> None:
     event = official.TrackEvent()
@@ -53,6 +56,7 @@ def test_varints_are_read_back(number: int) -> None:
     assert event.counter_value == (number if number < 1 << 63 else number - (1 << 64))
 
 
+@_PATIENT
 @given(st.text(), st.floats(allow_nan=False), st.lists(st.integers(0, (1 << 64) - 1), max_size=4))
 def test_packets_are_read_back(name: str, value: float, flows: list[int]) -> None:
     note: dict[str, Any] = {"name": "x", "double_value": value}
@@ -82,6 +86,7 @@ def _events(data: bytes) -> list[tuple[int, int, int, str]]:
 _PIECES = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)), max_size=25)
 
 
+@_PATIENT
 @given(_PIECES, st.booleans())
 def test_slices_on_a_track_nest_and_none_is_lost(
     pieces: list[tuple[int, int]], overlapping: bool
