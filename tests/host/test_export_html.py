@@ -85,10 +85,11 @@ def test_a_browser_draws_it_on_a_phone_and_a_desk_and_runs_no_name(tmp_path: Pat
     assert {"chart-waterfall", "chart-table-V2"} <= ids
 
 
+@pytest.mark.long
 def test_it_prints(tmp_path: Path) -> None:
     assert main(["export", str(SIX), "-f", "html", "-o", str(tmp_path / "six.html")]) == 0
     chromium.run(
-        tmp_path / "profile", "--no-pdf-header-footer",
+        tmp_path / "profile", "--virtual-time-budget=20000", "--no-pdf-header-footer",
         f"--print-to-pdf={tmp_path / 'six.pdf'}", (tmp_path / "six.html").as_uri(),
     )  # fmt: skip
     pdf = (tmp_path / "six.pdf").read_bytes()
