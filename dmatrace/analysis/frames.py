@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 #: A recording's column is null where a zero means that it did not happen.
 _NULL_IF_ZERO = {"requests": ("issue_ns", "complete_ns")}
 # What is a table of its own, or not a figure.
+_FEW = 16
 _NOT_FLAT = {"threads", "cachestat_before", "cachestat_after", "size_hist"}
 
 
@@ -150,6 +151,8 @@ def _flat(found: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
     for key, value in found.items():
         if key in _NOT_FLAT or isinstance(value, list):
             continue
+        if isinstance(value, Mapping) and len(value) > _FEW:
+            continue  # names are its keys, not its columns
         if isinstance(value, Mapping):
             yield from _flat(value, f"{before}{key}.")
         elif value is not None:

@@ -26,7 +26,7 @@ format's ending, in the working directory.
 
 examples:
   dmatrace export load.dmt -f html               one page, load.html
-  dmatrace export load.dmt -f perfetto           then open it in ui.perfetto.dev
+  dmatrace export load.dmt -f perfetto           for ui.perfetto.dev
   dmatrace export load.dmt -f folded -o - | flamegraph.pl > load.svg
   dmatrace export load.dmt -f folded --weight page-cache -o cache.folded
   dmatrace export load.dmt -f csv --table phases -o -
@@ -42,7 +42,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add = parser.add_argument
     add("recording", metavar="OUT", help="the directory that record wrote")
-    add("-f", "--format", choices=tuple(FORMATS), required=True, help="the format")
+    add(
+        "-f",
+        "--format",
+        choices=tuple(FORMATS),
+        metavar="FORMAT",
+        required=True,
+        help=", ".join(FORMATS),
+    )
     add(
         "-o",
         "--output",

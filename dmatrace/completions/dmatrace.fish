@@ -97,7 +97,7 @@ complete -c dmatrace -n '_shtab_dmatrace_using report' -l color -xka "auto alway
 complete -c dmatrace -n '_shtab_dmatrace_using report; and test $_shtab_dmatrace_npos -eq 0' -ka "(__fish_complete_directories)" -d 'the directory that record wrote'
 complete -c dmatrace -n '_shtab_dmatrace_using; and test $_shtab_dmatrace_npos -eq 0' -a export -d 'Write a recording in another tool'"'"'s format:'
 complete -c dmatrace -n '_shtab_dmatrace_using export' -s h -l help -d 'show this help message and exit'
-complete -c dmatrace -n '_shtab_dmatrace_using export' -s f -l format -xka "perfetto csv parquet html folded" -d 'the format'
+complete -c dmatrace -n '_shtab_dmatrace_using export' -s f -l format -xka "perfetto csv parquet html folded" -d 'perfetto, csv, parquet, html, folded'
 complete -c dmatrace -n '_shtab_dmatrace_using export' -s o -l output -xka "(__fish_complete_path (commandline -ct))" -d 'the file, or the directory of csv and parquet; '"'"'-'"'"' is stdout (folded, and csv with --table)'
 complete -c dmatrace -n '_shtab_dmatrace_using export' -l force -d 'replace PATH'
 complete -c dmatrace -n '_shtab_dmatrace_using export' -l table -xka "loads threads phases request_sizes hooks skipped requests page_cache buffers intervals snapshots counters" -d 'csv, parquet: only this table, as one file (loads, threads, phases, request_sizes, hooks, skipped, requests, page_cache, buffers, intervals, snapshots, counters)'

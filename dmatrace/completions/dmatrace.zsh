@@ -79,7 +79,7 @@ _shtab_dmatrace_completion_defaults_added=0
 
 _shtab_dmatrace_export_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  {-f,--format}"[the format]:format:(perfetto csv parquet html folded)"
+  {-f,--format}"[perfetto, csv, parquet, html, folded]:FORMAT:(perfetto csv parquet html folded)"
   {-o,--output}"[the file, or the directory of csv and parquet\; \'-\' is stdout (folded, and csv with --table)]:PATH:_files"
   "--force[replace PATH]"
   "--table[csv, parquet\: only this table, as one file (loads, threads, phases, request_sizes, hooks, skipped, requests, page_cache, buffers, intervals, snapshots, counters)]:TABLE:(loads threads phases request_sizes hooks skipped requests page_cache buffers intervals snapshots counters)"

@@ -26,6 +26,7 @@ POINTS = 400  # of a curve
 COLUMNS, ROWS = 80, 30  # of a heat map
 PIECES = 600  # of a waterfall's row
 _LABEL = 48
+_THREADS = "ms, all threads of the load"
 
 #: Close hues for what is close: allocating is blue, reading green, copying red.
 COLORS = {
@@ -44,17 +45,6 @@ def label(text: str) -> str:
     text = plain(text)
     text = text if len(text) <= _LABEL else text[: _LABEL - 1] + "…"
     return html.escape(text, quote=False)
-
-
-def _layout(height: int, **more: Any) -> dict[str, Any]:
-    return {
-        "height": height,
-        "margin": {"l": 10, "r": 10, "t": 30, "b": 40},
-        "paper_bgcolor": "#fff",
-        "plot_bgcolor": "#fff",
-        "legend": {"orientation": "h", "y": -0.12, "yanchor": "top", "x": 0},
-        **more,
-    }
 
 
 def _axis(title: str = "", **more: Any) -> dict[str, Any]:
@@ -81,7 +71,7 @@ def breakdown(loads: Sequence[Summary]) -> Chart:
         }
         for phase in phases
     ]
-    return _bars(data, loads, "ms, all threads of the load")
+    return _bars(data, len(loads), 36, _THREADS, barmode="stack", bargap=0.3)
 
 
 def kinds(loads: Sequence[Summary]) -> Chart:
@@ -97,19 +87,35 @@ def kinds(loads: Sequence[Summary]) -> Chart:
                 "hovertemplate": "%{y}<br>" + name + ": %{x:.3f} ms<extra></extra>",
             }
         )  # fmt: skip
-    return _bars(data, loads, "ms, all threads of the load")
+    return _bars(data, len(loads), 36, _THREADS, barmode="stack", bargap=0.3)
 
 
-def _bars(data: list[Chart], loads: Sequence[Summary], title: str) -> Chart:
-    height = 150 + 34 * len(loads) + 18 * (len(data) // 4)
-    axes = {
+def _bars(data: list[Chart], lines: int, each: int, title: str, **more: Any) -> Chart:
+    """Horizontal bars: ``lines`` of ``each`` px, and below them as much legend as it takes.
+
+    How many lines a legend has is known where the width is, so page/draw.js makes room.
+    """
+    plot = max(each * lines, 60)
+    layout = {
+        "height": plot + 90,
+        "margin": {"l": 10, "r": 10, "t": 10, "b": 80},
+        "paper_bgcolor": "#fff",
+        "plot_bgcolor": "#fff",
+        "showlegend": True,
+        "legend": {
+            "orientation": "h", "traceorder": "normal", "x": 0, "xref": "container",
+            "y": 0, "yanchor": "bottom", "yref": "container",
+        },
+        "meta": {"plot": plot, "legend": [trace["name"] for trace in data if _listed(trace)]},
         "xaxis": _axis(title, rangemode="tozero"),
         "yaxis": _axis(autorange="reversed", type="category"),
-    }
-    bottom = {"l": 10, "r": 10, "t": 10, "b": 40}
-    legend = {"orientation": "h", "y": -70 / (height - 50), "yanchor": "top", "x": 0}
-    layout = _layout(height, barmode="stack", bargap=0.3, margin=bottom, legend=legend, **axes)
-    return {"data": data, "layout": layout | {"showlegend": True}}
+        **more,
+    }  # fmt: skip
+    return {"data": data, "layout": layout}
+
+
+def _listed(trace: Chart) -> bool:
+    return bool(trace.get("showlegend", True))
 
 
 def over_time(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Chart:
@@ -154,7 +160,15 @@ def latencies(requests: Mapping[str, tuple[pd.DataFrame, Mapping[int, int]]]) ->
     scale = {
         "colorscale": "Viridis",
         "reversescale": True,
-        "colorbar": {"title": {"text": "reads"}},
+        "colorbar": {
+            "title": {"text": "reads"},
+            "lenmode": "pixels",
+            "len": 200,
+            "y": 1,
+            "yanchor": "top",
+            "tickformat": "d",
+            "thickness": 14,
+        },
     }
     chart["layout"]["coloraxis"] = scale
     return chart
@@ -171,8 +185,15 @@ def _stacked(
     count = max(len(names), 1)
     height = 90 + each * count
     part, gap = 1 / count, 34 / (height - 80)
-    layout = _layout(height, annotations=[])
-    layout["legend"] = {"orientation": "h", "y": 1 + 28 / (height - 80), "x": 1, "xanchor": "right"}
+    legend = {"orientation": "h", "y": 1 + 28 / (height - 80), "x": 1, "xanchor": "right"}
+    layout: dict[str, Any] = {
+        "height": height,
+        "margin": {"l": 10, "r": 10, "t": 30, "b": 40},
+        "paper_bgcolor": "#fff",
+        "plot_bgcolor": "#fff",
+        "legend": legend,
+        "annotations": [],
+    }
     for row, name in enumerate(names, start=1):
         top = 1 - (row - 1) * part
         domain = [round(top - part + gap * 1.1, 4), round(top - gap * 0.3, 4)]
@@ -207,15 +228,9 @@ def waterfall(rows: Sequence[tuple[str, str, Sequence[tuple[float, float]]]]) ->
         )  # fmt: skip
         seen.add(color)
     lines = list(dict.fromkeys(label(name) for name, _, _ in rows))
-    height = 120 + 22 * len(lines)
-    axes = {
-        "xaxis": _axis("ms since the load began", rangemode="tozero"),
-        "yaxis": _axis(autorange="reversed", type="category", categoryarray=lines),
-    }
-    legend = {"orientation": "h", "y": -70 / (height - 50), "yanchor": "top", "x": 0}
-    margin = {"l": 10, "r": 10, "t": 10, "b": 40}
-    layout = _layout(height, barmode="overlay", bargap=0.2, margin=margin, legend=legend, **axes)
-    return {"data": data, "layout": layout | {"showlegend": True}}
+    order = _axis(autorange="reversed", type="category", categoryarray=lines)
+    title = "ms since the load began"
+    return _bars(data, len(lines), 24, title, barmode="overlay", bargap=0.2, yaxis=order)
 
 
 def ratios(rows: Sequence[tuple[str, float | None, float | None]]) -> Chart:
@@ -233,15 +248,7 @@ def ratios(rows: Sequence[tuple[str, float | None, float | None]]) -> Chart:
         }
         for name, (values, color) in series.items()
     ]  # fmt: skip
-    height = 130 + 40 * len(rows)
-    axes = {
-        "xaxis": _axis("times as fast as row 1", rangemode="tozero"),
-        "yaxis": _axis(autorange="reversed", type="category"),
-    }
-    legend = {"orientation": "h", "y": -70 / (height - 50), "yanchor": "top", "x": 0}
-    margin = {"l": 10, "r": 10, "t": 10, "b": 40}
-    layout = _layout(height, barmode="group", bargap=0.3, margin=margin, legend=legend, **axes)
-    return {"data": data, "layout": layout | {"showlegend": True}}
+    return _bars(data, len(rows), 44, "times as fast as row 1", barmode="group", bargap=0.3)
 
 
 def thin(points: Sequence[tuple[float, float]], most: int) -> list[tuple[float, float]]:

@@ -139,7 +139,7 @@ def _time(loads: list[Summary], drawn: dict[str, charts.Chart]) -> Iterator[str]
         "dim",
     )
     yield _chart(drawn, "phases", charts.breakdown(loads), "stacked bars of phases per strategy")
-    yield tables.phases(loads)
+    yield from tables.phases(loads)
     yield _chart(drawn, "kinds", charts.kinds(loads), "stacked bars of cpu, blocked, runnable")
     yield tables.times(loads)
 

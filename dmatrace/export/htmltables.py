@@ -14,6 +14,7 @@ from dmatrace.phases import MEANING
 from dmatrace.sizes import format_ns, format_size
 
 MOST = 500  # rows of the list of all loads
+ABREAST = 6  # strategies that stand side by side on a printed page
 
 _BILL = {
     "cache added": "page_cache_added",
@@ -47,22 +48,25 @@ def head(document: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def phases(loads: Sequence[Summary]) -> str:
-    """Phases by strategies: time and share."""
-    rows: list[list[Cell | str]] = []
-    names = in_phase_order({phase for load in loads for phase in load.phases})
-    for phase in sorted(names, key=lambda name: -max(load.share(name) for load in loads)):
-        row: list[Cell | str] = [phase]
-        for load in loads:
-            spent = sum(load.phases.get(phase, (0, 0, 0)))
-            shown = f"{format_ns(spent)} ({load.share(phase):.1%})" if spent else "-"
-            row.append(Cell(shown, spent))
-        rows.append([*row, MEANING.get(phase, "")])
-    total: list[Cell | str] = ["all"]
-    total += [markup.ns(load.total) for load in loads]
-    heads = ["phase", *(load.label for load in loads), "is"]
-    caption = "Thread time by phase, and its share"
-    return table(caption, heads, [*rows, [*total, ""]], key="phases")
+def phases(loads: Sequence[Summary]) -> Iterator[str]:
+    """Phases by strategies, time and share, a few strategies to a table; and what each is."""
+    found = in_phase_order({phase for load in loads for phase in load.phases})
+    names = sorted(found, key=lambda name: -max(load.share(name) for load in loads))
+    for start in range(0, len(loads), ABREAST):
+        some = loads[start : start + ABREAST]
+        rows: list[list[Cell | str]] = []
+        for phase in names:
+            row: list[Cell | str] = [phase]
+            for load in some:
+                spent = sum(load.phases.get(phase, (0, 0, 0)))
+                shown = f"{format_ns(spent)} ({load.share(phase):.1%})" if spent else "-"
+                row.append(Cell(shown, spent))
+            rows.append(row)
+        rows.append(["all", *(markup.ns(load.total) for load in some)])
+        heads = ["phase", *(load.label for load in some)]
+        yield table("Thread time by phase, and its share", heads, rows, key="phases")
+    meanings = [[phase, MEANING.get(phase, "a phase of a newer recorder")] for phase in found]
+    yield table("In a phase, the thread is or does", ["phase", "is"], meanings)
 
 
 def times(loads: Sequence[Summary]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dmatrace.analysis.columns import TABLES, Column
 
@@ -16,7 +16,12 @@ def write_table(frame: pd.DataFrame, out: BinaryIO, name: str = "") -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pandas(frame, preserve_index=False)
+    odd: dict[str, Any] = {
+        column: [_text(value) for value in frame[column].tolist()]
+        for column in frame.columns
+        if frame[column].dtype.kind == "O"
+    }
+    table = pa.Table.from_pandas(frame.assign(**odd), preserve_index=False)
     known = {column.name: column for column in TABLES[name].columns} if name in TABLES else {}
     fields = []
     for field in table.schema:
@@ -32,3 +37,10 @@ def _described(field: pa.Field, column: Column | None) -> pa.Field:
     if column is None:
         return field
     return field.with_metadata({"unit": column.unit, "meaning": column.meaning})
+
+
+def _text(value: Any) -> str | None:
+    """A string that is UTF-8: a damaged meta.json may hold anything."""
+    if value is None:
+        return None
+    return str(value).encode("utf-8", "backslashreplace").decode()

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dmatrace.analysis import time
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 FLOWS = 10_000
 
 _STEPS = ("create", "io", "close")
+_AT_ONCE = 1 << 15  # rows
 _KINDS = ("cpu_ns", "blocked_ns", "runnable_ns")
 
 
@@ -46,12 +47,15 @@ def write(frames: Frames, out: BinaryIO, _options: Options) -> None:
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Rows as plain Python values, nulls as None."""
-    columns = {
-        name: frame[name].astype(object).where(frame[name].notna(), None).tolist()
-        for name in frame.columns
-    }
-    return (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    """Rows as plain Python values, nulls as None; not all of them at a time."""
+    for start in range(0, len(frame), _AT_ONCE):
+        part = frame.iloc[start : start + _AT_ONCE]
+        columns = {
+            name: part[name].astype(object).where(part[name].notna(), None).tolist()
+            for name in part.columns
+        }
+        for row in zip(*columns.values(), strict=True):
+            yield dict(zip(columns, row, strict=True))
 
 
 def _flows(frames: Frames) -> dict[int, range]:
@@ -82,7 +86,7 @@ def _loads(
         slices += steps
     # What does not nest cannot be: loads run one after the other.  Shown all the same.
     left = trace.nested(trace.track("loads", rank=1), slices)
-    trace.overlapping("loads at the same time", 0, left, rank=2)
+    trace.overlapping("loads at the same time", 0, _by_start(left), rank=2)
 
 
 def _first_clocks(threads: pd.DataFrame) -> dict[tuple[int, int], int]:
@@ -109,19 +113,25 @@ def _steps(load: Mapping[str, Any], clocks: Mapping[tuple[int, int], int]) -> It
 
 
 def _requests(trace: Trace, frames: Frames, flows: Mapping[int, range]) -> None:
+    found = frames["requests"]
+    ended = found["latency_ns"].notna() & (found["latency_ns"] >= 0)
+    # Submitted and never seen to end: a moment, not a length that nobody measured.
+    starts = found["issue_ns"].where(ended, found["queue_ns"]).astype("int64")
+    order = starts.sort_values(kind="stable").index
+    trace.overlapping("block requests", 0, _transfers(found.loc[order], flows), rank=3)
+
+
+def _transfers(requests: pd.DataFrame, flows: Mapping[int, range]) -> Iterator[Slice]:
+    """A slice per request, in their order."""
     numbers = {load_id: iter(found) for load_id, found in flows.items()}
-    slices = []
-    for row in _rows(frames["requests"]):
+    for row in _rows(requests):
         flow = next(numbers.get(row["load_id"], iter(())), 0)
         start, end = row["issue_ns"], row["complete_ns"]
-        args = {name: value for name, value in row.items() if not isinstance(value, float)}
         if start is None or end is None or end < start:
-            # Submitted and never seen to end: a moment, not a length that nobody measured.
             start = end = row["queue_ns"]
-            args["never_completed"] = True
+            row["never_completed"] = True
         name = f"{row['op']} {short_size(row['bytes'])}"
-        slices.append(Slice(name, start, end, "request", args, (flow,) if flow else ()))
-    trace.overlapping("block requests", 0, slices, rank=3)
+        yield Slice(name, start, end, "request", row, (flow,) if flow else ())
 
 
 def _memory(trace: Trace, frames: Frames, rows: Mapping[int, Mapping[str, Any]]) -> None:
@@ -191,10 +201,14 @@ def _threads(trace: Trace, frames: Frames) -> None:
         if tid in calls:
             slices += (_call(row) for row in _rows(calls[tid]))
         left = trace.nested(track, slices)
-        trace.overlapping("calls that cross others", track, left)
+        trace.overlapping("calls that cross others", track, _by_start(left))
         if tid in off:
-            trace.overlapping("off CPU", track, off[tid])
+            trace.overlapping("off CPU", track, _by_start(off[tid]))
         _phases(trace, track, mine, snapshots[snapshots["tid"] == tid])
+
+
+def _by_start(slices: Iterable[Slice]) -> list[Slice]:
+    return sorted(slices, key=lambda each: (each.start, each.end))
 
 
 def _off_cpu(frames: Frames) -> dict[int, list[Slice]]:

@@ -93,20 +93,22 @@ class Trace:
         return left
 
     def overlapping(self, name: str, parent: int, slices: Iterable[Slice], rank: int = 0) -> None:
-        """Slices that may overlap: as many tracks called ``name`` as run at once.
+        """Slices that may overlap, by their start: as many tracks ``name`` as run at once.
 
-        The viewer shows tracks of one name and parent as one.
+        The viewer shows tracks of one name and parent as one.  Nothing is kept: a reader
+        sorts by time, and on each track these are in order.
         """
-        lanes: list[list[Slice]] = []
-        for each in sorted(slices, key=lambda one: (one.start, one.end)):
-            for lane in lanes:
-                if lane[-1].end <= each.start and lane[-1].start < each.start:
-                    lane.append(each)
+        lanes: list[tuple[int, Slice]] = []
+        for each in slices:
+            for number, (track, last) in enumerate(lanes):
+                if last.end <= each.start and last.start < each.start:
+                    lanes[number] = (track, each)
                     break
             else:
-                lanes.append([each])
-        for lane in lanes:
-            self.nested(self.track(name, parent, rank), lane)
+                track = self.track(name, parent, rank)
+                lanes.append((track, each))
+            self._begin(track, each)
+            self._end(track, each)
 
     def _begin(self, track: int, each: Slice) -> None:
         event: dict[str, Value] = {

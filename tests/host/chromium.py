@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import shutil
 import signal
 import subprocess
+import threading
 from collections.abc import Sequence
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 BINARY = "chromium"
+PATIENCE_S = 500
 # Root may not use the sandbox; the pages are our own.
 _ARGUMENTS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
@@ -34,10 +39,51 @@ def run(profile: Path, *arguments: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=_environment(profile),
-        timeout=300,
+        timeout=PATIENCE_S,
         check=True,
     )
     return done.stdout.decode(errors="replace")
+
+
+class Served:
+    """A browser at a page of ``directory``; the page tells by POST, and ``told`` waits for it.
+
+    Over HTTP on the loopback, in real time: a virtual clock stands still on a busy machine.
+    """
+
+    def __init__(self, directory: Path, page: str, profile: Path) -> None:
+        outer = self
+        self._told: queue.Queue[bytes] = queue.Queue()
+
+        class Handler(SimpleHTTPRequestHandler):
+            def __init__(self, *args: Any) -> None:
+                super().__init__(*args, directory=str(directory))
+
+            def do_POST(self) -> None:
+                outer._told.put(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(204)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._where = f"http://127.0.0.1:{self._server.server_port}/{page}"
+        self._profile = profile
+
+    def __enter__(self) -> Served:
+        self._browser = start(self._profile, [self._where])
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        stop(self._browser)
+        self._server.shutdown()
+        self._server.server_close()
+
+    def told(self) -> bytes:
+        """The next thing that the page says."""
+        return self._told.get(timeout=PATIENCE_S)
 
 
 def start(profile: Path, arguments: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -20,7 +20,6 @@ import pytest
 
 ENGINE = Path(__file__).parents[2] / "build" / "perfetto-ui"
 _PAGE = Path(__file__).with_name("perfetto.html")
-_PATIENCE_S = 240
 
 
 class TraceProcessor:
@@ -95,7 +94,7 @@ class TraceProcessor:
     def _reply(self) -> Any:
         """The next message: a field 1 of a stream, whose parts may come one by one."""
         while (found := self._whole()) is None:
-            part = self._replies.get(timeout=_PATIENCE_S)
+            part = self._replies.get(timeout=chromium.PATIENCE_S)
             assert isinstance(part, bytes), part
             self._received += part
         return found

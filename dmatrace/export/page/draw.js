@@ -4,21 +4,24 @@
   const config = {displaylogo: false, displayModeBar: false, scrollZoom: false};
   const width = (place) => Math.floor(place.getBoundingClientRect().width);
 
-  const fit = (place, layout, wide) => {
-    const narrow = wide < 640;
-    place.style.height = `${layout.height}px`;
-    return {
-      ...layout,
-      width: wide,
-      dragmode: false,
-      font: {...layout.font, size: narrow ? 10 : 12},
-      showlegend: layout.showlegend,
-    };
+  // A legend below the bars takes as many lines as its names need at this width.
+  const fit = (layout, wide) => {
+    const size = wide < 640 ? 10 : 12;
+    const fitted = {...layout, width: wide, dragmode: false, font: {size}};
+    if (layout.meta) {
+      const longest = Math.max(...layout.meta.legend.map((name) => name.length));
+      const columns = Math.max(1, Math.floor((wide - 20) / (longest * size * 0.62 + 50)));
+      const below = 52 + 1.75 * size * Math.ceil(layout.meta.legend.length / columns);
+      fitted.height = layout.meta.plot + 10 + below;
+      fitted.margin = {...layout.margin, b: below};
+    }
+    return fitted;
   };
   const draw = async (wide) => {
     for (const [id, chart] of Object.entries(charts)) {
       const place = document.getElementById(id);
-      const layout = fit(place, chart.layout, wide || width(place));
+      const layout = fit(chart.layout, wide || width(place));
+      place.style.height = `${layout.height}px`;
       await Plotly.react(place, chart.data, layout, config);
     }
   };
