@@ -12,7 +12,6 @@ neither a compiler nor kernel headers are needed to look at the buffers.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import struct
 from dataclasses import dataclass
@@ -72,8 +71,6 @@ def listed() -> list[Listed]:
             "this kernel has no BPF iterator over dma-bufs",
             do="look at /sys/kernel/debug/dma_buf/bufinfo",
         )
-    code = assembled(known)
-    instructions = ctypes.create_string_buffer(code, len(code))
     with contextlib.ExitStack() as stack:
 
         def keep(fd: int) -> int:
@@ -84,8 +81,7 @@ def listed() -> list[Listed]:
             libbpf.load(
                 "dmt_dmabufs",
                 libbpf.PROG_TYPE_TRACING,
-                ctypes.addressof(instructions),
-                len(code),
+                assembled(known),
                 attach_type=_TRACE_ITER,
                 btf_id=number,
             )

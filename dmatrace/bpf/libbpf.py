@@ -1,8 +1,9 @@
-"""The few libbpf calls that bcc does not offer: attaching with a cookie.
+"""The libbpf calls that make maps, load programs and attach them.
 
-bcc compiles, owns the maps and the ring buffer; its own attach functions take
-no cookie and parse the kernel's whole BTF again for every fentry program.
-Structures are libbpf's extensible "opts", whose first field is their size.
+bcc only compiles: its own attach functions take no cookie and parse the
+kernel's whole BTF again for every fentry program, and what it compiled it
+cannot load a second time.  Structures are libbpf's extensible "opts", whose
+first field is their size.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from typing import Any
 from dmatrace.errors import CannotHere
 
 PROG_TYPE_KPROBE, PROG_TYPE_TRACING = 2, 26
+PROG_TYPE_TRACEPOINT, PROG_TYPE_RAW_TRACEPOINT = 5, 17
 TRACE_FENTRY, TRACE_FEXIT, PERF_EVENT = 24, 25, 41  # enum bpf_attach_type
 
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_FLAG_FD_CLOEXEC = 8
+_PERF_TYPE_TRACEPOINT = 2
 
 
 @lru_cache(maxsize=1)
@@ -102,11 +105,70 @@ class _PerfAttr(ctypes.Structure):
     )
 
 
-def _checked(result: int, what: str) -> int:
+def error_number(result: int) -> int:
+    """The errno of a negative ``result``."""
+    return -result if result < -1 else ctypes.get_errno()
+
+
+def checked(result: int, what: str) -> int:
+    """``result``, or OSError if it is negative."""
     if result < 0:
-        number = -result if result < -1 else ctypes.get_errno()
+        number = error_number(result)
         raise OSError(number, f"{what}: {os.strerror(number)}")
     return result
+
+
+class _MapInfo(ctypes.Structure):
+    """The beginning of struct bpf_map_info."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("key_size", ctypes.c_uint32),
+        ("value_size", ctypes.c_uint32),
+        ("max_entries", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+    )
+
+
+def map_definition(fd: int) -> tuple[int, int, int, int, int]:
+    """(type, key size, value size, entries, flags) of a map, as the kernel has it."""
+    info = _MapInfo()
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    said = library().bpf_obj_get_info_by_fd(fd, ctypes.byref(info), ctypes.byref(size))
+    checked(said, "ask for a map")
+    return info.type, info.key_size, info.value_size, info.max_entries, info.map_flags
+
+
+class _MapOptions(ctypes.Structure):
+    """struct bpf_map_create_opts up to map_flags."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("btf_fd", ctypes.c_uint32),
+        ("btf_key_type_id", ctypes.c_uint32),
+        ("btf_value_type_id", ctypes.c_uint32),
+        ("btf_vmlinux_value_type_id", ctypes.c_uint32),
+        ("inner_map_fd", ctypes.c_uint32),
+        ("map_flags", ctypes.c_uint32),
+    )
+
+
+def create_map(
+    name: str, kind: int, key_size: int, value_size: int, entries: int, flags: int
+) -> int:
+    """BPF_MAP_CREATE; the map's fd.  OSError."""
+    options = _MapOptions(sz=ctypes.sizeof(_MapOptions), map_flags=flags)
+    fd = library().bpf_map_create(
+        kind, name.encode()[:15], key_size, value_size, entries, ctypes.byref(options)
+    )
+    return checked(fd, f"create the map {name}")
+
+
+@lru_cache(maxsize=1)
+def possible_cpus() -> int:
+    """How many values an entry of a per-CPU map has."""
+    return checked(library().libbpf_num_possible_cpus(), "count the CPUs")
 
 
 class _BtfInfo(ctypes.Structure):
@@ -143,14 +205,13 @@ def btf_fd(module: str) -> int | None:
 def load(
     name: str,
     kind: int,
-    instructions: int,
-    size: int,
+    instructions: bytes,
     *,
     attach_type: int = 0,
     btf_id: int = 0,
     btf_fd: int = 0,
 ) -> int:
-    """BPF_PROG_LOAD of ``size`` bytes at ``instructions``; the program's fd.
+    """BPF_PROG_LOAD of ``instructions``; the program's fd.
 
     A second try keeps the verifier's log, which the OSError then carries in
     its last lines.
@@ -172,8 +233,8 @@ def load(
                 kind,
                 name.encode()[:15],
                 b"GPL",
-                ctypes.c_void_p(instructions),
-                ctypes.c_size_t(size // 8),
+                instructions,
+                ctypes.c_size_t(len(instructions) // 8),
                 ctypes.byref(options),
             )
         )
@@ -189,7 +250,7 @@ def attach_tracing(prog_fd: int, attach_type: int, cookie: int) -> list[int]:
     """BPF_LINK_CREATE of an fentry or fexit program; the link's fd."""
     options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), cookie=cookie)
     link = library().bpf_link_create(prog_fd, 0, attach_type, ctypes.byref(options))
-    return [_checked(link, "attach")]
+    return [checked(link, "attach")]
 
 
 def iterate(prog_fd: int, attach_type: int, keep: Callable[[int], int]) -> int:
@@ -197,8 +258,8 @@ def iterate(prog_fd: int, attach_type: int, keep: Callable[[int], int]) -> int:
 
     ``keep`` is given the link's fd, which must live as long.
     """
-    link = _checked(library().bpf_link_create(prog_fd, 0, attach_type, None), "attach")
-    return _checked(library().bpf_iter_create(keep(link)), "iterate")
+    link = checked(library().bpf_link_create(prog_fd, 0, attach_type, None), "attach")
+    return checked(library().bpf_iter_create(keep(link)), "iterate")
 
 
 def attach_kprobe(prog_fd: int, function: str, cookie: int, *, on_return: bool) -> list[int]:
@@ -211,21 +272,36 @@ def attach_kprobe(prog_fd: int, function: str, cookie: int, *, on_return: bool) 
     if not _KPROBE_PMU.exists():
         raise CannotHere("this kernel has no kprobe PMU", do="boot one with CONFIG_KPROBE_EVENTS=y")
     name = ctypes.create_string_buffer(function.encode())
-    attr = _PerfAttr(
-        type=int(_KPROBE_PMU.read_text()),
-        size=ctypes.sizeof(_PerfAttr),
-        config=int(on_return),
-        config1=ctypes.addressof(name),
+    kind = int(_KPROBE_PMU.read_text())
+    return _attach_event(
+        prog_fd, function, cookie, type=kind, config=int(on_return), config1=ctypes.addressof(name)
     )
-    number = _PERF_EVENT_OPEN[platform.machine()]
+
+
+def attach_tracepoint(prog_fd: int, event: str, number: int) -> list[int]:
+    """A program on a tracepoint of tracefs, whose id is ``number``; the event's and link's fd.
+
+    The event is opened on one CPU; the program hangs on the tracepoint, and runs on all.
+    """
+    return _attach_event(prog_fd, event, 0, type=_PERF_TYPE_TRACEPOINT, config=number)
+
+
+def attach_raw_tracepoint(prog_fd: int, event: str) -> list[int]:
+    """BPF_RAW_TRACEPOINT_OPEN; the link's fd."""
+    return [checked(library().bpf_raw_tracepoint_open(event.encode(), prog_fd), event)]
+
+
+def _attach_event(prog_fd: int, what: str, cookie: int, **attributes: int) -> list[int]:
+    attr = _PerfAttr(size=ctypes.sizeof(_PerfAttr), **attributes)
     libc = ctypes.CDLL(None, use_errno=True)
+    number = _PERF_EVENT_OPEN[platform.machine()]
     event = libc.syscall(number, ctypes.byref(attr), -1, 0, -1, _PERF_FLAG_FD_CLOEXEC)
     if event < 0:
-        raise OSError(ctypes.get_errno(), f"kprobe {function}")
+        raise OSError(ctypes.get_errno(), f"perf event of {what}")
     options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), cookie=cookie)
     try:
-        link = _checked(
-            library().bpf_link_create(prog_fd, event, PERF_EVENT, ctypes.byref(options)), function
+        link = checked(
+            library().bpf_link_create(prog_fd, event, PERF_EVENT, ctypes.byref(options)), what
         )
     except OSError:
         os.close(event)

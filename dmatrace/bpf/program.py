@@ -1,28 +1,26 @@
-"""Compiling the BPF programs through bcc, and attaching them to this kernel.
+"""Loading the BPF programs, and attaching them to this kernel.
 
 The program is the fixed C files; what varies from kernel to kernel enters as
--D constants and attach cookies.  bcc is imported here only, so that readers
-of recordings need neither it nor root.
+-D constants and attach cookies.  compiler.py makes instructions of them, unless
+cache.py has them from before; from there on both ways are one.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import os
-import platform
-import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from importlib import resources
-from typing import Any
+from pathlib import Path
 
-from dmatrace.bpf import layout, libbpf
+from dmatrace.bpf import cache, layout, libbpf
 from dmatrace.bpf.btf import kernel_btf
+from dmatrace.bpf.compiler import failure, find_bcc, source
 from dmatrace.bpf.constants import constants, lacking
 from dmatrace.bpf.hook import ENTRY_HANDLERS, EXIT_HANDLERS, Tap
 from dmatrace.bpf.hooks import BIO_RELEASE, DIO_COMPLETE, DIO_TAP, HOOKS
+from dmatrace.bpf.maps import Map, RingBuffer
 from dmatrace.bpf.resolve import (
     Attachment,
     check_names,
@@ -30,11 +28,13 @@ from dmatrace.bpf.resolve import (
     exists,
     options,
     taps,
+    tracefs,
     without_double,
 )
-from dmatrace.errors import CannotHere, DmatraceError
+from dmatrace.errors import DmatraceError
 from dmatrace.phases import PHASE_ID
 
+# C file of a tap -> the tracepoints its programs are for, raw or with tracefs's fields.
 _RAW = {
     "tasks.c": (
         "sys_enter",
@@ -48,47 +48,20 @@ _RAW = {
     "dmabuf.c": ("dma_buf_export",),
     "block.c": ("block_bio_queue", "block_split", "block_rq_issue", "block_rq_complete"),
 }
-_FILEMAP = ("mm_filemap_add_to_page_cache", "mm_filemap_delete_from_page_cache")
-
-
-def import_bcc() -> Any:
-    """bcc's module.  Raises CannotHere with the package to install."""
-    if importlib.util.find_spec("bcc") is None:
-        raise CannotHere(
-            "bcc is not installed for this Python",
-            do="apt install python3-bpfcc, and use the distribution's Python"
-            " (or run in the lab: dmatrace lab run)",
-        )
-    try:
-        import bcc
-    except (ImportError, OSError) as error:
-        raise CannotHere(
-            f"bcc does not load: {error}", do="apt install --reinstall python3-bpfcc libbpfcc"
-        ) from None
-    if not hasattr(bcc, "BPF"):
-        raise CannotHere(
-            "the module 'bcc' found here is not the BPF Compiler Collection",
-            do="pip uninstall bcc; apt install python3-bpfcc",
-        )
-    return bcc
+_CLASSIC = {
+    "pagecache.c": (
+        "filemap:mm_filemap_add_to_page_cache",
+        "filemap:mm_filemap_delete_from_page_cache",
+    ),
+}
 
 
 def check_machine(without: Collection[str]) -> None:
     """What can be said without compiling.  Raises CannotHere, or UsageError for ``without``."""
     check_names(without)
-    import_bcc()
+    find_bcc()
     constants(kernel_btf(), follow_fork=True)
     taps(without)
-
-
-def source(present: Collection[Tap]) -> str:
-    """The C text: one translation unit, because bcc rewrites only its main file."""
-    package = resources.files("dmatrace.bpf")
-    names = ["dmatrace.h", "stack.c", "handlers.c", "probes.c", "work.c", "direct.c"]
-    names += [tap.source for tap in present if tap.source not in names]
-    if any(tap.source == "block.c" for tap in present):
-        names.append("pins.c")
-    return "".join(f'#line 1 "{name}"\n{(package / name).read_text()}\n' for name in names)
 
 
 def cookie(item: Attachment) -> int:
@@ -101,27 +74,6 @@ def cookie(item: Attachment) -> int:
         | ENTRY_HANDLERS.index(hook.on_entry) << 24
         | EXIT_HANDLERS.index(hook.on_exit) << 32
     )
-
-
-@contextmanager
-def _output_kept(into: list[str]) -> Iterator[None]:
-    """Hold back what clang, libbpf and bcc print (on both streams), to show it on failure."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = os.memfd_create("output")
-    saved = [os.dup(stream) for stream in (1, 2)]
-    for stream in (1, 2):
-        os.dup2(kept, stream)
-    try:
-        yield
-    finally:
-        ctypes.CDLL(None).fflush(None)  # C's stdout is buffered where it is no terminal
-        for stream, old in zip((1, 2), saved, strict=True):
-            os.dup2(old, stream)
-            os.close(old)
-        os.lseek(kept, 0, os.SEEK_SET)
-        into += os.read(kept, 1 << 20).decode(errors="replace").strip().splitlines()
-        os.close(kept)
 
 
 def _close(fds: list[int]) -> None:
@@ -146,13 +98,11 @@ class Program:
         check_names(without)
         self.messages: list[str] = []
         self.refused: dict[str, str] = {}
+        self.tables: dict[str, Map] = {}
         self._links: list[int] = []
         self._attachers: list[Callable[[], list[int]]] = []
         self._fds: list[int] = []
         self._programs: dict[str, int] = {}
-        self._taps: list[tuple[bool, str]] = []
-        self.bpf: Any = None
-        bcc = import_bcc()
         btf = kernel_btf()
         found = taps(without)
         present = [tap for tap, there in found if there]
@@ -172,38 +122,19 @@ class Program:
         flags += [f"-DWITH_{b.upper()}" for b in ("fentry", "kprobe") if mode in ("auto", b)]
         # Headers of 7.x, which bcc itself includes, use Microsoft's anonymous members.
         flags += ["-fms-extensions", "-Wno-everything"]
+        formats = [_event(e) / "format" for t in present for e in _CLASSIC.get(t.source, ())]
+        #: ``warm``: the program was compiled before, and kept.
+        self._compiled, self.warm = cache.compiled(source(present), flags, formats, self.messages)
         try:
-            self.bpf = self._compile(bcc, source(present), flags)
+            for each in self._compiled.maps:
+                self.tables[each.name] = Map(each)
+            self.events = RingBuffer(self.tables["events"].fd)
             attached = [self._attach_first(Attachment(hook, n), ways) for hook, n, ways in wanted]
-            self._load_taps(bcc.BPF, present)
+            self._attach_taps(present)
         except BaseException:
             self.close()
             raise
         self.hooks = describe(attached, found)
-
-    def _compile(self, bcc: Any, text: str, flags: list[str]) -> Any:
-        class Unattached(bcc.BPF):  # type: ignore[misc]
-            def _trace_autoload(self) -> None:
-                """bcc would attach by name, and let one refusal end everything."""
-
-        try:
-            with _output_kept(self.messages):
-                return Unattached(text=text.encode(), cflags=flags)
-        except Exception as error:
-            raise self._failure("the BPF program does not compile", error) from None
-
-    def _failure(self, what: str, error: Exception) -> DmatraceError:
-        said = self.messages
-        telling = [line for line in said if "error" in line.lower() or "headers" in line.lower()]
-        first = (telling or said or [str(error)])[0].strip()
-        if os.geteuid() != 0:
-            return CannotHere(f"{what}: {first}", do="run it with sudo")
-        if any("kernel headers" in line for line in said) or "/linux/" in first:
-            return CannotHere(
-                "bcc needs this kernel's headers to compile",
-                do=f"apt install linux-headers-{platform.release()}",
-            )
-        return DmatraceError(f"{what}: {first}", do="please report it with the kernel's version")
 
     def _attach_first(self, absent: Attachment, ways: list[Attachment]) -> Attachment:
         """The first way the kernel accepts; a listed function can still be refused.
@@ -248,115 +179,105 @@ class Program:
         self._links += links
         self._attachers += attachers
 
-    def _instructions(self, name: str) -> tuple[int, int]:
-        from bcc.libbcc import lib
-
-        lib.bpf_function_start.restype = ctypes.c_void_p
-        lib.bpf_function_size.restype = ctypes.c_size_t
-        start = lib.bpf_function_start(self.bpf.module, name.encode())
-        return start or 0, lib.bpf_function_size(self.bpf.module, name.encode())
+    def _load(self, name: str, function: str, kind: int, **options: int) -> int:
+        """A function of the program, loaded under ``name``; its fd, which ``close`` closes."""
+        fds = [table.fd for table in self.tables.values()]
+        fd = libbpf.load(name, kind, self._compiled.linked(function, fds), **options)
+        self._fds.append(fd)
+        return fd
 
     def _tracing(self, item: Attachment, name: str, on_return: bool) -> int:
         prefix = "kretfunc__" if on_return else "kfunc__"
         # bcc called them kfunc__NAME before it could attach to modules' functions.
-        for infix in ("vmlinux__", ""):
-            start, size = self._instructions(prefix + infix + name)
-            if start:
-                break
-        fd = libbpf.load(
+        names = [prefix + infix + name for infix in ("vmlinux__", "")]
+        return self._load(
             "dmt_" + item.hook.name.replace(" ", "_"),
+            next(each for each in names if each in self._compiled.functions),
             libbpf.PROG_TYPE_TRACING,
-            start,
-            size,
             attach_type=libbpf.TRACE_FEXIT if on_return else libbpf.TRACE_FENTRY,
             btf_id=item.btf_id,
             btf_fd=item.btf_fd,
         )
-        self._fds.append(fd)
-        return fd
 
     def _kprobe(self, name: str) -> int:
         """One program serves all functions: kprobes have no target at load time."""
         if name not in self._programs:
-            start, size = self._instructions(name)
-            fd = libbpf.load(f"dmt_{name}", libbpf.PROG_TYPE_KPROBE, start, size)
+            fd = self._load(f"dmt_{name}", name, libbpf.PROG_TYPE_KPROBE)
             self._programs[name] = fd
-            self._fds.append(fd)
         return self._programs[name]
 
-    def _load_taps(self, kinds: Any, present: Collection[Tap]) -> None:
+    def _attach_taps(self, present: Collection[Tap]) -> None:
         for tap in present:
-            kind, prefix, names = kinds.RAW_TRACEPOINT, "raw_tracepoint__", _RAW.get(tap.source, ())
-            if tap.source == "pagecache.c":
-                kind, prefix, names = kinds.TRACEPOINT, "tracepoint__filemap__", _FILEMAP
-            for function in (prefix + name for name in names):
+            for event in (*_RAW.get(tap.source, ()), *_CLASSIC.get(tap.source, ())):
                 try:
-                    with _output_kept(self.messages):
-                        self.bpf.load_func(function.encode(), kind)
-                        self._taps.append((kind == kinds.TRACEPOINT, function))
-                except Exception as error:
-                    raise self._failure(f"the kernel refuses {function}", error) from None
-        self._attach_taps()
+                    attach = self._tracepoint(event)
+                    self._links += attach()
+                except OSError as error:
+                    said = [*self.messages, str(error)]
+                    raise failure(f"the kernel refuses {event}", error, said) from None
+                self._attachers.append(attach)
 
-    def _attach_taps(self) -> None:
-        for classic, function in self._taps:
-            event = function.split("__", 1)[1].replace("__", ":").encode()
-            if classic:
-                self.bpf.attach_tracepoint(tp=event, fn_name=function.encode())
-            else:
-                self.bpf.attach_raw_tracepoint(tp=event, fn_name=function.encode())
+    def _tracepoint(self, event: str) -> Callable[[], list[int]]:
+        """How a tracepoint's program is attached: "system:name" with tracefs's fields, else raw."""
+        system, colon, name = event.rpartition(":")
+        if not colon:
+            function = f"raw_tracepoint__{name}"
+            fd = self._load(f"dmt_{name}", function, libbpf.PROG_TYPE_RAW_TRACEPOINT)
+            return partial(libbpf.attach_raw_tracepoint, fd, name)
+        function = f"tracepoint__{system}__{name}"
+        fd = self._load(f"dmt_{name}", function, libbpf.PROG_TYPE_TRACEPOINT)
+        number = int((_event(event) / "id").read_text())
+        return partial(libbpf.attach_tracepoint, fd, event, number)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Nothing attached for a while; the loaded programs and the maps stay."""
         _close(self._links)
-        for classic, function in self._taps:
-            event = function.split("__", 1)[1].replace("__", ":").encode()
-            if classic:
-                self.bpf.detach_tracepoint(tp=event)
-            else:
-                self.bpf.detach_raw_tracepoint(tp=event)
         try:
             yield
         finally:
             for attach in self._attachers:
                 self._links += attach()
-            self._attach_taps()
 
     def close(self) -> None:
         """Detach and free everything; safe to call twice."""
         _close(self._links)
         _close(self._fds)
         self._programs.clear()
-        if self.bpf is not None:
-            self.bpf.cleanup()
-            self.bpf = None
+        events: RingBuffer | None = self.__dict__.pop("events", None)
+        if events is not None:
+            events.close()
+        while self.tables:
+            self.tables.popitem()[1].close()
 
     def run_stats(self) -> tuple[int, int]:
         """(run time in ns, runs) summed over our programs; zeros unless BPF stats are on."""
         total, runs = 0, 0
-        for fd in [*self._fds, *(function.fd for function in self.bpf.funcs.values())]:
+        for fd in self._fds:
             with suppress(OSError), open(f"/proc/self/fdinfo/{fd}") as lines:
                 fields = dict(line.split(":", 1) for line in lines if ":" in line)
                 total += int(fields.get("run_time_ns", 0))
                 runs += int(fields.get("run_cnt", 0))
         return total, runs
 
-    def table(self, name: str) -> Any:
+    def table(self, name: str) -> Map | None:
         """One of the program's maps, or None if its C file is not part of this plan."""
-        try:
-            return self.bpf[name]
-        except KeyError:
-            return None
+        return self.tables.get(name)
 
     def check_layout(self) -> None:
         """Raise if layout.py and dmatrace.h disagree on a map's value size."""
         for name, mine in (("threads", layout.Thread), ("files", layout.FilePages)):
             table = self.table(name)
             if table is not None:
-                theirs = ctypes.sizeof(table.Leaf)
+                theirs = table.definition.value_size
                 if theirs != ctypes.sizeof(mine):
                     raise DmatraceError(
                         f"struct {name}: {theirs} bytes in C, {ctypes.sizeof(mine)} in Python",
                         do="this is a bug: dmatrace.h and layout.py must agree",
                     )
+
+
+def _event(event: str) -> Path:
+    """The directory of "system:name" in tracefs."""
+    system, name = event.split(":")
+    return Path(tracefs(), "events", system, name)

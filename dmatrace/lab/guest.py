@@ -340,7 +340,9 @@ class Guest:
             raise self._failed("the guest is gone")
         job = f"{os.getpid()}-{next(self._jobs)}"
         where = str(self.checkout) if cwd is None else cwd
-        variables = [f"{name}={value}" for name, value in (env or {}).items()]
+        # A guest's disk forgets what it compiled; the checkout does not.
+        kept = {"DMATRACE_CACHE": str(self.checkout / "build" / "bytecode")}
+        variables = [f"{name}={value}" for name, value in {**kept, **(env or {})}.items()]
         words = ["/sbin/dmatrace-guest-exec", job, where, *variables, "--", *argv]
         return job, shlex.join(words)
 

@@ -65,13 +65,14 @@ def traced(
 
     Detaches and closes at the end.  Raises CannotHere or DmatraceError.
     """
-    say("compiling and attaching the BPF programs")
+    say("loading and attaching the BPF programs")
     started = time.monotonic()
     with ExitStack() as stack:
         tracer = Tracer(hooks, without)
         stack.callback(tracer.close)
         attached = sum(1 for hook in tracer.hooks if hook["attached"])
-        say(f"attached {attached} hooks in {time.monotonic() - started:.0f} s")
+        kept = " (compiled before)" if tracer.program.warm else ""
+        say(f"attached {attached} hooks in {time.monotonic() - started:.0f} s{kept}")
         for name, why in list(tracer.program.refused.items())[:1]:
             count = len(tracer.program.refused)
             say(f"the kernel refused {count} of its functions' hooks; {name}: {why}")

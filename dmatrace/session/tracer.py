@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import sys
 import time
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -49,8 +50,7 @@ class Tracer:
         self.program = Program(mode, without, follow_fork=follow_fork)
         try:
             self.program.check_layout()
-            self._bpf = self.program.bpf
-            self._bpf["events"].open_ring_buffer(self._record)
+            self._tables = self.program.tables
             self._stats = BpfStats() if stats else None
         except BaseException:
             self.program.close()
@@ -87,16 +87,18 @@ class Tracer:
         thread.depth = int(inside)
         thread.phase = PHASE_ID["syscall" if inside else "user"]
         thread.stack[0].phase = thread.phase
-        table = self._bpf["threads"]
+        table = self._tables["threads"]
         table[ctypes.c_uint32(tid)] = table.Leaf.from_buffer_copy(thread)
 
     def poll(self, timeout_ms: int = 0) -> None:
         """Take what the ring buffer holds."""
-        self._bpf.ring_buffer_poll(timeout_ms)
+        for record in self.program.events.poll(timeout_ms):
+            self._record(record)
 
     def drain(self) -> None:
         """Take everything that was written before this call."""
-        self._bpf.ring_buffer_consume()
+        for record in self.program.events.consume():
+            self._record(record)
 
     def take(self) -> dict[str, list[Row]]:
         """The rows so far; the caller owns them now."""
@@ -106,15 +108,15 @@ class Tracer:
     def _add(self, table: str, row: Row) -> None:
         self.rows.setdefault(table, []).append(row)
 
-    def _record(self, _context: Any, data: int, size: int) -> None:
-        kind = ctypes.cast(data, ctypes.POINTER(ctypes.c_uint32))[0]
+    def _record(self, data: bytes) -> None:
+        kind = int.from_bytes(data[:4], sys.byteorder)
         if kind == layout.EV_SNAPSHOT:
-            snapshot = layout.Snapshot.from_address(data)
+            snapshot = layout.Snapshot.from_buffer_copy(data)
             self._snapshot(snapshot, layout.SNAP_KINDS.get(snapshot.kind, "poll"), snapshot.at)
         elif kind == layout.EV_REQUEST:
-            self._request(layout.Request.from_address(data))
+            self._request(layout.Request.from_buffer_copy(data))
         elif kind == layout.EV_BUFFER:
-            buffer = layout.Buffer.from_address(data)
+            buffer = layout.Buffer.from_buffer_copy(data)
             self._add(
                 "buffers",
                 {
@@ -129,7 +131,7 @@ class Tracer:
                 },
             )
         elif kind == layout.EV_INTERVAL:
-            interval = layout.Interval.from_address(data)
+            interval = layout.Interval.from_buffer_copy(data)
             self._add(
                 "intervals",
                 {
@@ -202,7 +204,7 @@ class Tracer:
         one transition; begin, end, fork and exit snapshots do not.
         """
         now = time.monotonic_ns()
-        for _, leaf in self._bpf["threads"].items():
+        for _, leaf in self._tables["threads"].items():
             thread = layout.Thread.from_buffer_copy(leaf)
             if now > thread.last:
                 thread.cells[thread.phase & 31].ns[thread.mode % 3] += now - thread.last
@@ -228,7 +230,7 @@ class Tracer:
 
     def pinned_peak(self, *, reset: bool = False) -> int:
         """Most bytes pinned at once since the last reset."""
-        table = self._bpf["pinned"]
+        table = self._tables["pinned"]
         peak = int(table[1].value)
         if reset:
             table[1] = ctypes.c_uint64(table[0].value)
@@ -237,7 +239,7 @@ class Tracer:
     @property
     def lost(self) -> int:
         """Records and threads that found no room."""
-        return int(self._bpf["lost"][0].value)
+        return int(self._tables["lost"][0].value)
 
     def self_cost(self) -> tuple[int, int]:
         """(BPF run time in ns, runs) since tracing began; zeros without BPF statistics."""
@@ -247,7 +249,7 @@ class Tracer:
     def paused(self) -> Iterator[None]:
         """No probe attached; threads that were followed are forgotten."""
         with self.program.paused():
-            self._bpf["threads"].clear()
+            self._tables["threads"].clear()
             yield
 
     def close(self) -> None:

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
+from dmatrace.bpf import compiler, layout
 from dmatrace.bpf import constants as c_constants
-from dmatrace.bpf import layout, program
 from dmatrace.bpf.hooks import TAPS
 
 _HERE = Path(__file__).parent / "bpf_on_host"
@@ -41,7 +41,7 @@ class _AnyBtf:
 
 @functools.cache
 def constants(*, follow_fork: bool = True) -> dict[str, int]:
-    """What program.py gives the C files, with made-up offsets and a small map of threads."""
+    """What constants.py gives the C files, with made-up offsets and a small map of threads."""
     found = c_constants.constants(_AnyBtf(), follow_fork=follow_fork)  # type: ignore[arg-type]
     return found | {"THREADS_MAX": THREADS_MAX}
 
@@ -56,7 +56,7 @@ def compiled(*, follow_fork: bool = True, more: str = "") -> ctypes.CDLL:
     text = "\n".join(
         [
             (_HERE / "dialect.h").read_text(),
-            program.source(TAPS),
+            compiler.source(TAPS),
             '#line 1 "driver.c"',
             (_HERE / "driver.c").read_text(),
             more,

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from dmatrace.bpf import dmabufs, libbpf, resolve
 from dmatrace.bpf.btf import VMLINUX, kernel_btf
+from dmatrace.bpf.compiler import import_bcc
 from dmatrace.bpf.constants import constants, lacking
 from dmatrace.bpf.hook import Hook, Tap
 from dmatrace.bpf.hooks import BIO_RELEASE, DIO_COMPLETE, DIO_TAP, HOOKS, TAPS
-from dmatrace.bpf.program import import_bcc
 from dmatrace.errors import CannotHere
 from dmatrace.session.doctor.check import (
     SUDO,

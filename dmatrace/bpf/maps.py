@@ -1,0 +1,172 @@
+"""BPF maps and the ring buffer, as the recorder uses them.
+
+``Map`` looks like bcc's tables (``table[key]``, ``items()``, ``Key``, ``Leaf``),
+but needs no bcc.  Keys and values are numbers, or anything with
+the bytes of a whole one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from dmatrace.bpf import libbpf
+from dmatrace.bpf.compiler import MapDefinition
+
+_PER_CPU = {5, 6, 10}  # percpu_hash, percpu_array, lru_percpu_hash
+_ARRAYS = {2, 6}
+
+
+def _type(size: int) -> Any:
+    """What stands for a key or value of ``size`` bytes: numbers for those of numbers."""
+    return {4: ctypes.c_uint32, 8: ctypes.c_uint64}.get(size, ctypes.c_ubyte * size)
+
+
+class Map:
+    """One map of this process; ``Key`` and ``Leaf`` are ctypes of its sizes.
+
+    A lookup returns a ``Leaf``, or of a per-CPU map a list of one per possible CPU.
+    """
+
+    def __init__(self, definition: MapDefinition) -> None:
+        self.definition = definition
+        self.Key = _type(definition.key_size)
+        self.Leaf = _type(definition.value_size)
+        self._per_cpu = definition.kind in _PER_CPU
+        self.fd = libbpf.create_map(
+            definition.name,
+            definition.kind,
+            definition.key_size,
+            definition.value_size,
+            definition.entries,
+            definition.flags,
+        )
+        if self._per_cpu:
+            stride = -(-definition.value_size // 8) * 8
+            self._stride = stride
+            self._room: Any = ctypes.c_ubyte * (stride * libbpf.possible_cpus())
+
+    def _key(self, key: Any) -> Any:
+        return self.Key(key) if isinstance(key, int) else self.Key.from_buffer_copy(key)
+
+    def _value(self, value: Any) -> Any:
+        return self.Leaf(value) if isinstance(value, int) else self.Leaf.from_buffer_copy(value)
+
+    def __getitem__(self, key: Any) -> Any:
+        key = self._key(key)
+        room = self._room() if self._per_cpu else self.Leaf()
+        found = libbpf.library().bpf_map_lookup_elem(self.fd, ctypes.byref(key), ctypes.byref(room))
+        if found < 0:
+            if libbpf.error_number(found) == errno.ENOENT:
+                raise KeyError(bytes(key))
+            libbpf.checked(found, f"look up in {self.definition.name}")
+        if not self._per_cpu:
+            return room
+        places = range(0, len(room), self._stride)
+        return [self.Leaf.from_buffer_copy(room, at) for at in places]
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        key, value = self._key(key), self._value(value)
+        done = libbpf.library().bpf_map_update_elem(
+            self.fd, ctypes.byref(key), ctypes.byref(value), ctypes.c_uint64(0)
+        )
+        libbpf.checked(done, f"write to {self.definition.name}")
+
+    def __delitem__(self, key: Any) -> None:
+        key = self._key(key)
+        done = libbpf.library().bpf_map_delete_elem(self.fd, ctypes.byref(key))
+        if done < 0:
+            if libbpf.error_number(done) == errno.ENOENT:
+                raise KeyError(bytes(key))
+            libbpf.checked(done, f"delete from {self.definition.name}")
+
+    def keys(self) -> Iterator[Any]:
+        """Every key; one that is deleted meanwhile may bring others twice."""
+        last: Any = None
+        while True:
+            after = self.Key()
+            ended = libbpf.library().bpf_map_get_next_key(
+                self.fd, None if last is None else ctypes.byref(last), ctypes.byref(after)
+            )
+            if ended < 0:
+                return
+            last = after
+            yield after
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        """(key, leaf) of every entry that is still there when it is looked up."""
+        for key in self.keys():
+            try:
+                yield key, self[key]
+            except KeyError:
+                continue
+
+    def clear(self) -> None:
+        """Delete every entry."""
+        assert self.definition.kind not in _ARRAYS
+        for key in list(self.keys()):
+            try:
+                del self[key]
+            except KeyError:
+                continue
+
+    def close(self) -> None:
+        """Give up the descriptor."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class RingBuffer:
+    """The reading end of a ring buffer: records are copied out, and then taken one by one."""
+
+    def __init__(self, fd: int) -> None:
+        lib = libbpf.library()
+        self._callback = _SAMPLE(self._sample)
+        self._records: list[bytes] = []
+        self._raised: BaseException | None = None
+        lib.ring_buffer__new.restype = ctypes.c_void_p
+        self._ring = ctypes.c_void_p(lib.ring_buffer__new(fd, self._callback, None, None))
+        if not self._ring:
+            raise OSError(ctypes.get_errno(), "cannot open the ring buffer")
+
+    def _sample(self, _context: Any, data: int, size: int) -> int:
+        while True:
+            # Python would print what is raised here, and go on: an interrupt would be
+            # forgotten, and the record it interrupted lost.
+            try:
+                record = ctypes.string_at(data, size)
+                break
+            except BaseException as error:
+                self._raised = error
+        self._records.append(record)
+        return 0
+
+    def poll(self, timeout_ms: int) -> list[bytes]:
+        """The records that are there, waiting up to ``timeout_ms`` for a first one."""
+        libbpf.library().ring_buffer__poll(self._ring, timeout_ms)
+        return self._taken()
+
+    def consume(self) -> list[bytes]:
+        """The records that are there."""
+        libbpf.library().ring_buffer__consume(self._ring)
+        return self._taken()
+
+    def _taken(self) -> list[bytes]:
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            raise raised
+        taken, self._records = self._records, []
+        return taken
+
+    def close(self) -> None:
+        """Unmap it."""
+        if self._ring:
+            libbpf.library().ring_buffer__free(self._ring)
+            self._ring = ctypes.c_void_p()
+
+
+_SAMPLE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)

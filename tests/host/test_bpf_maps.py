@@ -1,0 +1,106 @@
+"""Maps as the recorder uses them, on this machine's kernel."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+import pytest
+
+from dmatrace.bpf import libbpf
+from dmatrace.bpf.compiler import MapDefinition
+from dmatrace.bpf.maps import Map, RingBuffer
+from dmatrace.errors import CannotHere
+
+HASH, ARRAY, PERCPU_ARRAY, RINGBUF = 1, 2, 6, 27
+
+
+class Three(ctypes.Structure):
+    _fields_ = (("values", ctypes.c_uint64 * 3),)
+
+
+def made(kind: int, key: int, value: int, entries: int) -> Map:
+    try:
+        return Map(MapDefinition("test", kind, key, value, entries, 0))
+    except (OSError, CannotHere) as error:
+        pytest.skip(f"kernel lacks: {error}")
+
+
+def test_a_hash_of_structures() -> None:
+    table = made(HASH, 8, 24, 16)
+    three = Three((1, 2, 3))
+    table[5] = three
+    table[6] = table.Leaf.from_buffer_copy(Three((4, 5, 6)))
+    assert list(Three.from_buffer_copy(table[5]).values) == [1, 2, 3]
+    assert sorted(key.value for key, _ in table.items()) == [5, 6]
+    del table[5]
+    with pytest.raises(KeyError):
+        table[5]
+    with pytest.raises(KeyError):
+        del table[5]
+    table.clear()
+    assert list(table.items()) == []
+    table.close()
+    table.close()
+    with pytest.raises(OSError, match="look up in test"):
+        table[5]
+
+
+def test_an_array_of_numbers() -> None:
+    table = made(ARRAY, 4, 8, 2)
+    table[1] = 9
+    table[0] = ctypes.c_uint64(1 << 40)
+    assert (table[0].value, table[1].value) == (1 << 40, 9)
+    table.close()
+
+
+def test_an_entry_of_a_per_cpu_map_has_a_value_for_each_cpu() -> None:
+    table = made(PERCPU_ARRAY, 4, 4, 2)
+    with open("/sys/devices/system/cpu/possible") as file:
+        first, _, last = file.read().strip().partition("-")
+    assert [value.value for value in table[0]] == [0] * (int(last or first) + 1)
+    table.close()
+
+
+def test_the_kernel_says_what_was_asked_for() -> None:
+    table = made(HASH, 4, 12, 32)
+    assert libbpf.map_definition(table.fd) == (HASH, 4, 12, 32, 0)
+    table.close()
+
+
+def test_too_much_is_an_error_with_the_name() -> None:
+    made(HASH, 4, 4, 1).close()
+    with pytest.raises(OSError, match="create the map test"):
+        Map(MapDefinition("test", HASH, 4, 1 << 30, 1, 0))
+
+
+def test_an_empty_ring_buffer() -> None:
+    table = made(RINGBUF, 0, 0, os.sysconf("SC_PAGE_SIZE"))
+    ring = RingBuffer(table.fd)
+    assert ring.poll(0) == ring.consume() == []
+    ring.close()
+    ring.close()
+    table.close()
+
+
+def test_an_interrupt_while_records_are_taken_loses_none() -> None:
+    """It is raised when they are all there, and they are there after it."""
+    ring = RingBuffer.__new__(RingBuffer)
+    ring._records, ring._raised = [], None
+    data = ctypes.create_string_buffer(b"record")
+
+    real, calls = ctypes.string_at, iter([KeyboardInterrupt, None, None])
+
+    def string_at(address: int, size: int) -> bytes:
+        raised = next(calls)
+        if raised:
+            raise raised
+        return real(address, size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ctypes, "string_at", string_at)
+        for _ in range(2):
+            assert ring._sample(None, ctypes.addressof(data), 6) == 0
+    with pytest.raises(KeyboardInterrupt):
+        ring._taken()
+    assert ring._taken() == [b"record", b"record"]
