@@ -186,6 +186,7 @@ class Recorder:
         if self._ledger:
             self._ledger.end()
         self._memory(row, runner.pid)
+        self._inventory(row)
         threads += loaded["threads"]
         row["create_ns"], row["io_ns"] = loaded["create_ns"], loaded["io_ns"]
         row["module"] = json.dumps(loaded["module"]) if loaded["module"] else ""
@@ -229,16 +230,13 @@ class Recorder:
             self._say.now(f"{self._where}: {format_size(self._read)} read from the disk")
 
     def _memory(self, row: Row, pid: int) -> None:
-        """Page cache, pinned pages and dma-bufs, while the loader waits with its buffer full."""
+        """Page cache and pinned pages, read while the loader waits with its buffer full."""
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended
             row["mapped"] = mapped(pid, self.request.file)
         after = cachestat(self.request.file)
         row["cachestat_after"] = json.dumps(after)
         if self._tracer is None:
             return
-        held = inventory.take()
-        row["inventory"] = held.source
-        self._write("inventory", inventory.rows(held, self._load_id, time.monotonic_ns()))
         row["pinned_peak"] = self._tracer.pinned_peak()
         # Before the verification reads it, too.
         own = (self.dev, self.ino)
@@ -254,6 +252,14 @@ class Recorder:
         row["page_cache_removed"] = pages.removed
         row["page_cache_peak"] = base + pages.peak
         row["page_cache_end"] = now
+
+    def _inventory(self, row: Row) -> None:
+        """The machine's dma-bufs, while the loader still waits with its own."""
+        if self._tracer is None:
+            return
+        held = inventory.take()
+        row["inventory"] = held.source
+        self._write("inventory", inventory.rows(held, self._load_id, time.monotonic_ns()))
 
     def _collect(self, row: Row, threads: list[Row]) -> None:
         """Everything the load left in the ring buffer, and its own clocks."""
