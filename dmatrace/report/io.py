@@ -75,7 +75,7 @@ def depth(loads: Sequence[Summary], style: Style) -> Iterator[str]:
             each = f" a column is {format_ns(line['interval_ns'])}"
             if len(drawn) + len(each) <= WIDTH - 26:
                 drawn += each
-            yield " " * 26 + drawn
+            yield (" " * 26 + drawn).rstrip()
     for load in loads:
         block = typical(load)["block"]
         if block.get("unseen_bytes"):

@@ -164,8 +164,11 @@ def test_figures_of_the_synthetic_recording(found: dict[str, Any]) -> None:
     assert [load["strategy"] for load in found["loads"]] == ["dmabuf-bio", "udmabuf-dio"] * 2
     assert [load["round"] for load in found["loads"]] == [1, 1, 2, 2]
     assert (bio["direct"]["verdict"], dio["direct"]["verdict"]) == ("buffered", "direct")
-    assert bio["copies"] == {"cpu_bytes": synthetic.SIZE, "per_byte": 1.0}
-    assert dio["copies"] == {"cpu_bytes": 0, "per_byte": 0.0}
+    assert bio["copies"] == {
+        "cpu_bytes": synthetic.SIZE, "per_byte": 1.0,
+        "paths": {"page cache -> user": synthetic.SIZE},
+    }  # fmt: skip
+    assert dio["copies"] == {"cpu_bytes": 0, "per_byte": 0.0, "paths": {}}
     assert dio["block"]["latency_ns"] == {"p50": 100_000, "p90": 120_000, "p99": 120_000,
                                           "max": 120_000}  # fmt: skip
     assert dio["overlap"] == {"alloc_ns": 300_000, "io_ns": 270_000, "both_ns": 90_000}
@@ -282,11 +285,8 @@ def test_counters_are_differences_and_stack_guards_are_counted() -> None:
         }
     )
     (load,) = document(recording)["loads"]
-    assert load["copies"] == {
-        "cpu_bytes": 104,
-        "per_byte": 2.0,
-        "paths": {"page cache -> user": 70, "user -> page cache": 30, "shmem -> user": 4},
-    }
+    paths = {"page cache -> user": 70, "shmem -> user": 4, "user -> page cache": 30}
+    assert load["copies"] == {"cpu_bytes": 104, "per_byte": 2.0, "paths": paths}
     assert load["stack"] == {"lost_exits": 2, "overflows": 2}
 
 
