@@ -183,7 +183,7 @@ def sparkline(
     """
     levels = _LEVELS_ASCII if ascii_only else _LEVELS
     most, whole = max(values), (times[-1] - times[0]) or 1
-    drawn, last, at = "", 0, 0
+    drawn, last, at = "", values[0], 0
     for column in range(width):
         until = times[0] + whole * (column + 1) // width
         seen = []

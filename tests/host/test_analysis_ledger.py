@@ -223,7 +223,7 @@ def test_the_report() -> None:
         "  a.gguf                    8M      1M      8M      7M",
         "kswapd 1 MiB",
         "4 MiB added, 3 MiB used, 1 MiB wasted (25%)",
-        "1 of system from heap system: 1 MiB, 1 MiB x s, not all released",
+        "1 of system from heap system: 1 MiB, 1 MiB x s, not",
         "memory some 2.00 ms",
         "    page cache  ",
         "psi io                  is off",
