@@ -165,7 +165,7 @@ def _files(tables: Tables, samples: _Samples, loaded: Key) -> list[Row]:
         )
     )
     runs: dict[Key, list[Row]] = {}
-    for run in _rows(tables.runs, "until_ns"):
+    for run in _runs(tables.runs, samples.times[0], samples.times[-1]):
         runs.setdefault((int(run["dev"]), int(run["ino"])), []).append(run)
     rows: dict[Key, list[Row]] = {}
     for row in _rows(tables.page_cache, "t_ns"):
@@ -177,6 +177,16 @@ def _files(tables: Tables, samples: _Samples, loaded: Key) -> list[Row]:
     # A file that the load left alone was in the ledger since an earlier load.
     used = [f for f in found if f["loaded"] or f["added"] or f["removed"]]
     return sorted(used, key=lambda f: (not f["loaded"], -f["added"], f["dev"], f["ino"]))
+
+
+def _runs(table: pd.DataFrame, first: int, last: int) -> list[Row]:
+    """Those that began in the load, each once: an open one may be reported again when it ends."""
+    found = {
+        tuple(run[name] for name in ("tid", "kind", "dev", "ino", "start", "since_ns")): run
+        for run in _rows(table, "until_ns")
+        if first <= run["since_ns"] <= last
+    }
+    return list(found.values())
 
 
 def _file(

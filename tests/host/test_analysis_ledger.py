@@ -208,8 +208,13 @@ def test_the_report() -> None:
     rows = [cache(0), cache(S, added=8 * MIB, peak=8 * MIB, removed=MIB, removed_kswapd=MIB)]
     runs = [
         {"load_id": 1, "tid": 1, "tgid": 1, "dev": synthetic.DEV, "ino": INO, "kind": kind,
-         "start": 0, "end": end, "since_ns": t, "until_ns": t}
-        for kind, end, t in (("readahead", 4 * MIB, 1), ("read", 3 * MIB, 2))
+         "start": 0, "end": end, "since_ns": since, "until_ns": until}
+        for kind, end, since, until in (
+            ("readahead", 9 * MIB, -1, -1),  # before the load
+            ("readahead", 2 * MIB, 1, 1),  # reported while it was open
+            ("readahead", 4 * MIB, 1, 2),
+            ("read", 3 * MIB, 2, 2),
+        )
     ]  # fmt: skip
     files = [{"t_ns": 0, "load_id": 1, "dev": synthetic.DEV, "ino": INO, "path": "/m/a.gguf"}]
     tables = {
