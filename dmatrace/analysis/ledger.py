@@ -102,6 +102,7 @@ def ledger(
         "timeline": timeline,
         "unavailable": unavailable,
     }
+    _without_hooks(result, tables.meta)
     if not cachestat:
         unavailable["cachestat"] = "this kernel has no cachestat(2) (before 6.5)"
     if "page cache" in unavailable:
@@ -113,6 +114,27 @@ def ledger(
 
 
 _KINDS = ("some", "full")
+
+
+def _without_hooks(result: Row, meta: Mapping[str, Any]) -> None:
+    """What hooks that are not attached would have said is not 0."""
+    hooks = {str(hook.get("name")): hook for hook in meta.get("hooks") or []}
+    lacking = {name for name, hook in hooks.items() if hook.get("attached") in (None, "null")}
+    unavailable = result["unavailable"]
+    if "workingset_refault" in lacking:
+        unavailable["refaults"] = "workingset_refault is not attached"
+        result["refaults"] |= {"bytes": None, "file_bytes": None}
+        for row in (*result["files"], *result["processes"]):
+            row["refaulted"] = None
+    blind = sorted(lacking & {"page_cache_ra_unbounded", "filemap_read"})
+    if blind:
+        unavailable["readahead"] = f"{' and '.join(blind)} not attached"
+        result["readahead"] = None
+        for row in result["files"]:
+            row["readahead"] = None
+    shmem = hooks.get("shmem_alloc_and_add_folio", {}).get("function")
+    if shmem not in (None, "shmem_alloc_and_add_folio"):
+        unavailable["shmem by file"] = f"{shmem} returns folios that are not in their file yet"
 
 
 class _Samples:

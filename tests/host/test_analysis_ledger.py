@@ -157,6 +157,23 @@ def test_without_its_tracepoints_the_page_cache_is_not_zero() -> None:
     assert found["byte_seconds"]["dmabuf"] == 0
 
 
+def test_what_a_hook_that_is_not_attached_would_have_said_is_not_zero() -> None:
+    hooks = [
+        {"name": name, "phase": None, "attached": None, "hides": "it", "function": None}
+        for name in ("workingset_refault", "page_cache_ra_unbounded")
+    ]
+    rows = {
+        "loads": [synthetic.load(1, "dmabuf-bio")], "ledger": sample(0) + sample(S),
+        "page_cache": [cache(0), cache(S, added=MIB, peak=MIB)],
+    }  # fmt: skip
+    found = document(synthetic.InMemory(rows, {"hooks": hooks, "ledger": {"interval_ns": 1}}))
+    memory = found["loads"][0]["memory"]
+    assert memory["refaults"]["bytes"] is memory["refaults"]["file_bytes"] is None
+    assert memory["readahead"] is memory["files"][0]["readahead"] is None
+    assert {"refaults", "readahead"} <= set(memory["unavailable"])
+    assert "workingset_refault is not attached" in text.render(found)
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 10**9), st.integers(-9, 9)), min_size=1, max_size=30),
     st.sets(st.integers(0, 30), max_size=8),
