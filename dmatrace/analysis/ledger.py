@@ -102,6 +102,7 @@ def ledger(
         "timeline": timeline,
         "unavailable": unavailable,
     }
+    _without_hooks(result, tables.meta)
     if not cachestat:
         unavailable["cachestat"] = "this kernel has no cachestat(2) (before 6.5)"
     if "page cache" in unavailable:
@@ -113,6 +114,27 @@ def ledger(
 
 
 _KINDS = ("some", "full")
+
+
+def _without_hooks(result: Row, meta: Mapping[str, Any]) -> None:
+    """What hooks that are not attached would have said is not 0."""
+    hooks = {str(hook.get("name")): hook for hook in meta.get("hooks") or []}
+    lacking = {name for name, hook in hooks.items() if hook.get("attached") in (None, "null")}
+    unavailable = result["unavailable"]
+    if "workingset_refault" in lacking:
+        unavailable["refaults"] = "workingset_refault is not attached"
+        result["refaults"] |= {"bytes": None, "file_bytes": None}
+        for row in (*result["files"], *result["processes"]):
+            row["refaulted"] = None
+    blind = sorted(lacking & {"page_cache_ra_unbounded", "filemap_read"})
+    if blind:
+        unavailable["readahead"] = f"{' and '.join(blind)} not attached"
+        result["readahead"] = None
+        for row in result["files"]:
+            row["readahead"] = None
+    shmem = hooks.get("shmem_alloc_and_add_folio", {}).get("function")
+    if shmem not in (None, "shmem_alloc_and_add_folio"):
+        unavailable["shmem by file"] = f"{shmem} returns folios that are not in their file yet"
 
 
 class _Samples:
@@ -165,7 +187,7 @@ def _files(tables: Tables, samples: _Samples, loaded: Key) -> list[Row]:
         )
     )
     runs: dict[Key, list[Row]] = {}
-    for run in _rows(tables.runs, "until_ns"):
+    for run in _runs(tables.runs, samples.times[0], samples.times[-1]):
         runs.setdefault((int(run["dev"]), int(run["ino"])), []).append(run)
     rows: dict[Key, list[Row]] = {}
     for row in _rows(tables.page_cache, "t_ns"):
@@ -177,6 +199,16 @@ def _files(tables: Tables, samples: _Samples, loaded: Key) -> list[Row]:
     # A file that the load left alone was in the ledger since an earlier load.
     used = [f for f in found if f["loaded"] or f["added"] or f["removed"]]
     return sorted(used, key=lambda f: (not f["loaded"], -f["added"], f["dev"], f["ino"]))
+
+
+def _runs(table: pd.DataFrame, first: int, last: int) -> list[Row]:
+    """Those that began in the load, each once: an open one may be reported again when it ends."""
+    found = {
+        tuple(run[name] for name in ("tid", "kind", "dev", "ino", "start", "since_ns")): run
+        for run in _rows(table, "until_ns")
+        if first <= run["since_ns"] <= last
+    }
+    return list(found.values())
 
 
 def _file(

@@ -52,7 +52,9 @@ def _files(kept: Kept, style: Style) -> Iterator[str]:
         for file in files[:_FILES]:
             line = style.left("  " + _path(file), _NAME)
             for key in _HEADS.values():
-                value = file[key]["added"] if key == "readahead" else file[key]
+                value = file[key]
+                if key == "readahead" and value is not None:
+                    value = value["added"]
                 line += style.right(
                     "?" if value is None else short_size(value) if value else "-", 8
                 )
@@ -183,7 +185,7 @@ def sparkline(
     """
     levels = _LEVELS_ASCII if ascii_only else _LEVELS
     most, whole = max(values), (times[-1] - times[0]) or 1
-    drawn, last, at = "", 0, 0
+    drawn, last, at = "", values[0], 0
     for column in range(width):
         until = times[0] + whole * (column + 1) // width
         seen = []

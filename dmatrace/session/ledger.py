@@ -107,7 +107,7 @@ class Ledger:
         caller knows it and the file's count starts at zero now.
         """
         self._base.update(cached or {})
-        self._looked_for -= set(cached or {})
+        self._looked_for.clear()
         self._last.clear()
         self._pages.clear()
         self._active = True
@@ -168,10 +168,12 @@ class Ledger:
 
     def _find(self, pages: Mapping[Key, layout.FilePages], head: Row, *, last: bool) -> None:
         """Paths of files seen for the first time, and what was cached of them before."""
-        wanted = {key for key in pages if key not in self._paths}
-        if not wanted or (wanted <= self._looked_for and not last):
+        wanted = {key for key, f in pages.items() if key not in self._paths and (f.added or last)}
+        if not wanted:
             return
-        if time.monotonic() - self._named < _NAMES_S and not last:
+        # One that was not open when it appeared may be opened again.
+        known = wanted <= self._looked_for and not last
+        if known and time.monotonic() - self._named < _NAMES_S:
             return
         self._named = time.monotonic()
         self._looked_for |= wanted

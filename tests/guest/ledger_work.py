@@ -279,10 +279,13 @@ def xfs(session: Session, directory: str) -> None:
     """Large folios in the page cache, where the image can make an xfs."""
     if not shutil.which("mkfs.xfs"):
         return
-    by_another(
+    made = subprocess.run(
         f"truncate -s 400M {directory}/disk && mkfs.xfs -q {directory}/disk && mkdir -p /tmp/xfs"
-        f" && mount -o loop {directory}/disk /tmp/xfs"
+        f" && mount -o loop {directory}/disk /tmp/xfs",
+        shell=True,
     )
+    if made.returncode:
+        return  # this kernel's xfs or loop device: the test says so
     path = "/tmp/xfs/file"
     Path(path).write_bytes(os.urandom(SIZE))
     os.sync()
@@ -333,7 +336,7 @@ def main() -> None:
         ours.send(("end",))
         process.join()
         session.close()
-    Path(oracle).write_text(json.dumps(session.oracle))
+        Path(oracle).write_text(json.dumps(session.oracle))
 
 
 if __name__ == "__main__":

@@ -157,6 +157,23 @@ def test_without_its_tracepoints_the_page_cache_is_not_zero() -> None:
     assert found["byte_seconds"]["dmabuf"] == 0
 
 
+def test_what_a_hook_that_is_not_attached_would_have_said_is_not_zero() -> None:
+    hooks = [
+        {"name": name, "phase": None, "attached": None, "hides": "it", "function": None}
+        for name in ("workingset_refault", "page_cache_ra_unbounded")
+    ]
+    rows = {
+        "loads": [synthetic.load(1, "dmabuf-bio")], "ledger": sample(0) + sample(S),
+        "page_cache": [cache(0), cache(S, added=MIB, peak=MIB)],
+    }  # fmt: skip
+    found = document(synthetic.InMemory(rows, {"hooks": hooks, "ledger": {"interval_ns": 1}}))
+    memory = found["loads"][0]["memory"]
+    assert memory["refaults"]["bytes"] is memory["refaults"]["file_bytes"] is None
+    assert memory["readahead"] is memory["files"][0]["readahead"] is None
+    assert {"refaults", "readahead"} <= set(memory["unavailable"])
+    assert "workingset_refault is not attached" in text.render(found)
+
+
 @given(
     st.lists(st.tuples(st.integers(1, 10**9), st.integers(-9, 9)), min_size=1, max_size=30),
     st.sets(st.integers(0, 30), max_size=8),
@@ -208,8 +225,13 @@ def test_the_report() -> None:
     rows = [cache(0), cache(S, added=8 * MIB, peak=8 * MIB, removed=MIB, removed_kswapd=MIB)]
     runs = [
         {"load_id": 1, "tid": 1, "tgid": 1, "dev": synthetic.DEV, "ino": INO, "kind": kind,
-         "start": 0, "end": end, "since_ns": t, "until_ns": t}
-        for kind, end, t in (("readahead", 4 * MIB, 1), ("read", 3 * MIB, 2))
+         "start": 0, "end": end, "since_ns": since, "until_ns": until}
+        for kind, end, since, until in (
+            ("readahead", 9 * MIB, -1, -1),  # before the load
+            ("readahead", 2 * MIB, 1, 1),  # reported while it was open
+            ("readahead", 4 * MIB, 1, 2),
+            ("read", 3 * MIB, 2, 2),
+        )
     ]  # fmt: skip
     files = [{"t_ns": 0, "load_id": 1, "dev": synthetic.DEV, "ino": INO, "path": "/m/a.gguf"}]
     tables = {
@@ -223,7 +245,7 @@ def test_the_report() -> None:
         "  a.gguf                    8M      1M      8M      7M",
         "kswapd 1 MiB",
         "4 MiB added, 3 MiB used, 1 MiB wasted (25%)",
-        "1 of system from heap system: 1 MiB, 1 MiB x s, not all released",
+        "1 of system from heap system: 1 MiB, 1 MiB x s, not",
         "memory some 2.00 ms",
         "    page cache  ",
         "psi io                  is off",
