@@ -24,16 +24,22 @@ def block(requests: pd.DataFrame) -> dict[str, Any]:
     of two at or below their size.
     """
     done = reads(requests)
-    latencies = sorted((done["complete_ns"] - done["issue_ns"]).tolist())
-    sizes: dict[int, int] = {}
-    for size in done["bytes"].tolist():
+    latencies = (done["complete_ns"] - done["issue_ns"]).tolist()
+    return figures(latencies, done["bytes"].tolist())
+
+
+def figures(latencies: list[int], sizes: list[int]) -> dict[str, Any]:
+    """``block`` of completed reads: their latencies in ns and their sizes in bytes."""
+    ordered = sorted(latencies)
+    counts: dict[int, int] = {}
+    for size in sizes:
         bucket = 1 << (size.bit_length() - 1) if size > 0 else 0
-        sizes[bucket] = sizes.get(bucket, 0) + 1
+        counts[bucket] = counts.get(bucket, 0) + 1
     return {
-        "requests": len(done),
-        "read_bytes": int(done["bytes"].sum()),
-        "latency_ns": {name: percentile(latencies, p) for name, p in PERCENTILES.items()},
-        "size_hist": {str(bucket): sizes[bucket] for bucket in sorted(sizes)},
+        "requests": len(sizes),
+        "read_bytes": sum(sizes),
+        "latency_ns": {name: percentile(ordered, p) for name, p in PERCENTILES.items()},
+        "size_hist": {str(bucket): counts[bucket] for bucket in sorted(counts)},
     }
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dmatrace.bpf.layout import FilePages
 from dmatrace.errors import CannotHere
 from dmatrace.recording import Writer
 from dmatrace.session.changes import drop_caches
@@ -210,6 +211,7 @@ class Recorder:
             self._polled = time.monotonic()
             tracer.poll_threads()
             self._keep(tracer.take())
+            self._pages()
             self._say.now(f"{self._where}: {format_size(self._read)} read from the disk")
 
     def _ledger(self, row: Row, pid: int) -> None:
@@ -221,31 +223,33 @@ class Recorder:
         if self._tracer is None:
             return
         row["pinned_peak"] = self._tracer.pinned_peak()
-        pages = self._tracer.file_pages(self.dev, self.ino)
+        pages = self._pages()
         if pages is None:
             return
         base = self._cached_before
-        now = base + pages.added - pages.removed
         row["page_cache_added"] = pages.added
         row["page_cache_removed"] = pages.removed
         row["page_cache_peak"] = base + pages.peak
-        row["page_cache_end"] = now
-        self._write(
-            "page_cache",
-            [
-                {
-                    "t_ns": time.monotonic_ns(),
-                    "load_id": self._load_id,
-                    "dev": self.dev,
-                    "ino": self.ino,
-                    "added": pages.added,
-                    "removed": pages.removed,
-                    "removed_self": pages.removed_self,
-                    "current": now,
-                    "peak": base + pages.peak,
-                }
-            ],
-        )
+        row["page_cache_end"] = base + pages.added - pages.removed
+
+    def _pages(self) -> FilePages | None:
+        """The file's ledger as it stands, written to the recording; None if it is not traced."""
+        pages = self._tracer.file_pages(self.dev, self.ino) if self._tracer else None
+        if pages is not None:
+            base = self._cached_before
+            row = {
+                "t_ns": time.monotonic_ns(),
+                "load_id": self._load_id,
+                "dev": self.dev,
+                "ino": self.ino,
+                "added": pages.added,
+                "removed": pages.removed,
+                "removed_self": pages.removed_self,
+                "current": base + pages.added - pages.removed,
+                "peak": base + pages.peak,
+            }
+            self._write("page_cache", [row])
+        return pages
 
     def _collect(self, row: Row, threads: list[Row]) -> None:
         """Everything the load left in the ring buffer, and its own clocks."""
