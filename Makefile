@@ -7,9 +7,10 @@ DEMO_SIZE ?= 256M
 DEMO_OUT ?= build/demo.dmt
 PYTEST ?= $(BIN)/pytest
 KERNELS ?= all
+SOAK_MINUTES ?= 30
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image demo test test-host test-long bench bench-backends lint format lock clean
+.PHONY: help setup packages image demo test test-host test-long bench bench-backends bench-top soak screenshots lint format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -67,6 +68,15 @@ bench: image ## what the tracer costs, in the guest; wants a machine with nothin
 
 bench-backends: image ## how far fentry and kprobe agree, in the guest
 	$(BIN)/python benchmarks/backends.py
+
+bench-top: image ## what the live view costs, in the guest
+	$(BIN)/python benchmarks/top.py
+
+soak: image ## the live view for SOAK_MINUTES of loads that come and go, in the guest
+	DMATRACE_LONG=1 DMATRACE_SOAK_MINUTES=$(SOAK_MINUTES) $(PYTEST) tests/guest/test_top_soak.py
+
+screenshots: setup ## the pictures of docs/top.md, drawn anew from tests/data/race.dmt
+	$(BIN)/python -m dmatrace.tui.pictures tests/data/race.dmt docs/top
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -161,7 +161,7 @@ class Fold:
             paused=paused,
             now=now,
             start=self.first,
-            loads=drawn + _without_load(meta, drawn),
+            loads=drawn + _without_load(meta, drawn, over=over),
             series=self._ledger.series(hidden),
             files=self._ledger.files({load.load_id: load.file for load in drawn}),
             heaps=self._ledger.heaps(),
@@ -175,7 +175,9 @@ class Fold:
         )
 
 
-def _without_load(meta: Mapping[str, Any], loads: tuple[Load, ...]) -> tuple[Load, ...]:
+def _without_load(
+    meta: Mapping[str, Any], loads: tuple[Load, ...], *, over: bool
+) -> tuple[Load, ...]:
     """Strategies that are skipped, or still have to run: they belong to the picture."""
     seen = {load.strategy for load in loads}
     skipped = {
@@ -190,6 +192,6 @@ def _without_load(meta: Mapping[str, Any], loads: tuple[Load, ...]) -> tuple[Loa
             continue
         if name in skipped:
             found.append(LoadState.nothing(name, "skipped", skipped[name]))
-        elif not meta.get("complete"):
+        elif not (over and meta.get("complete")):
             found.append(LoadState.nothing(name, "waiting", "its turn comes"))
     return tuple(found)
