@@ -10,7 +10,7 @@ KERNELS ?= all
 SOAK_MINUTES ?= 30
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image demo test test-host test-long bench bench-backends bench-top soak screenshots lint format lock clean
+.PHONY: help setup packages image demo test test-host test-long bench bench-backends soak screenshots lint format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,9 +68,6 @@ bench: image ## what the tracer costs, in the guest; wants a machine with nothin
 
 bench-backends: image ## how far fentry and kprobe agree, in the guest
 	$(BIN)/python benchmarks/backends.py
-
-bench-top: image ## what the live view costs, in the guest
-	$(BIN)/python benchmarks/top.py
 
 soak: image ## the live view for SOAK_MINUTES of loads that come and go, in the guest
 	DMATRACE_LONG=1 DMATRACE_SOAK_MINUTES=$(SOAK_MINUTES) $(PYTEST) tests/guest/test_top_soak.py

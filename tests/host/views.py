@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -46,11 +48,10 @@ async def shown(pilot: Pilot[Any]) -> Top:
     assert isinstance(app, Top)
     before = app.snapshot
     app.refresh_now()
-    for _ in range(1000):
-        await pilot.pause(0.01)
-        if app.snapshot is not None and app.snapshot is not before:
-            break
-    assert app.snapshot is not None
+    deadline = time.monotonic() + 120
+    while app.snapshot is None or app.snapshot is before:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
     await pilot.pause()
     return app
 
