@@ -1,6 +1,6 @@
 """The views as SVG files, without a terminal: for the documentation.
 
-    python -m dmatrace.tui.pictures RECORDING DIRECTORY
+Usage: ``python -m dmatrace.tui.pictures RECORDING DIRECTORY``
 """
 
 from __future__ import annotations
