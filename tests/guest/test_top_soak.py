@@ -8,7 +8,7 @@ import time
 import pytest
 
 from tests.guest.lab import Lab, report
-from tests.guest.test_top import Terminal
+from tests.guest.test_top import VIEW, Terminal
 
 MINUTES = float(os.environ.get("DMATRACE_SOAK_MINUTES", "3"))
 
@@ -26,7 +26,7 @@ def test_loads_come_and_go(lab: Lab) -> None:
         deadline = time.monotonic() + MINUTES * 60
         while time.monotonic() < deadline:
             time.sleep(5)
-            kib = lab.must("ps -o rss= -p $(pgrep -of '[d]matrace top')")
+            kib = lab.must(f"ps -o rss= -p $(pgrep -of '{VIEW}')")
             resident.append(int(kib))
             assert "LIVE" in terminal.screen()
         terminal.press("q")
