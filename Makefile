@@ -11,9 +11,10 @@ DEMO_OUT ?= build/demo.dmt
 PYTEST ?= $(BIN)/pytest
 KERNELS ?= all
 CASES ?= 100000
+SOAK_MINUTES ?= 30
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image demo test test-host test-long bench bench-attach bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs
+.PHONY: help setup packages image demo test test-host test-long bench bench-attach bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots
 
 define install
 missing=; for package in $(1); do \
@@ -106,6 +107,12 @@ fuzz: setup ## 100,000 damaged recordings and hostile documents (CASES=1000: few
 
 docs: setup ## option tables, man pages and completions, from the parser
 	$(BIN)/python docs/generate.py
+
+soak: image ## the live view for SOAK_MINUTES of loads that come and go, in the guest
+	DMATRACE_LONG=1 DMATRACE_SOAK_MINUTES=$(SOAK_MINUTES) $(PYTEST) tests/guest/test_top_soak.py
+
+screenshots: setup ## the pictures of docs/top.md, drawn anew from tests/data/race.dmt
+	$(BIN)/python -m dmatrace.tui.pictures tests/data/race.dmt docs/top
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -55,7 +55,7 @@ class Span:
         return self.last.t_ns - self.first.t_ns
 
 
-class _Seen(NamedTuple):
+class Seen(NamedTuple):
     """One snapshot, and what it says of its thread."""
 
     key: Key
@@ -71,28 +71,28 @@ def spans(snapshots: pd.DataFrame) -> list[Span]:
     distinct = snapshots[columns].drop_duplicates(columns[:5], keep="last")
     distinct = distinct.sort_values(["load_id", "tid", "t_ns"], kind="stable")
     found: list[Span] = []
-    thread: list[_Seen] = []
+    thread: list[Seen] = []
     for load_id, tid, t_ns, window, kind, tgid, comm, owner in _rows(distinct, columns):
         key = Key(load_id, tid, t_ns, window, kind)
         if thread and thread[0][0][:2] != key[:2]:
-            found += _thread_spans(thread)
+            found += thread_spans(thread)
             thread = []
-        thread.append(_Seen(key, tgid, comm, owner))
+        thread.append(Seen(key, tgid, comm, owner))
     if thread:
-        found += _thread_spans(thread)
+        found += thread_spans(thread)
     return found
 
 
 _ENDS = {"begin": "end", "work-begin": "work-end"}
 
 
-def _thread_spans(thread: Sequence[_Seen]) -> Iterator[Span]:
+def thread_spans(thread: Sequence[Seen]) -> Iterator[Span]:
     """The spans of one thread of one load, from its snapshots in time order."""
     if not any(seen.key.kind in _ENDS for seen in thread):
         yield from _unmarked(thread)
         return
-    begin: _Seen | None = None
-    last: _Seen | None = None
+    begin: Seen | None = None
+    last: Seen | None = None
     for seen in thread:
         key = seen.key
         if key.kind in _ENDS:
@@ -108,14 +108,14 @@ def _thread_spans(thread: Sequence[_Seen]) -> Iterator[Span]:
         yield _span(begin, last or begin, marked=True, whole=False)
 
 
-def _span(first: _Seen, last: _Seen, *, marked: bool, whole: bool) -> Span:
+def _span(first: Seen, last: Seen, *, marked: bool, whole: bool) -> Span:
     return Span(first.key, last.key, last.tgid, last.comm, marked, whole, last.owner)
 
 
-def _unmarked(thread: Sequence[_Seen]) -> Iterator[Span]:
+def _unmarked(thread: Sequence[Seen]) -> Iterator[Span]:
     """Lives of a thread (and of the next one with its number), fork to exit."""
-    first: _Seen | None = None
-    previous: _Seen | None = None
+    first: Seen | None = None
+    previous: Seen | None = None
     for seen in thread:
         if seen.key.kind == "fork" and first and previous:
             yield _span(first, previous, marked=False, whole=True)

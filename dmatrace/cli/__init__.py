@@ -26,11 +26,13 @@ from dmatrace.cli import (
     record,
     report,
     strategies,
+    top,
 )
 from dmatrace.errors import DmatraceError
 
 VERBS: tuple[ModuleType, ...] = (
     record,
+    top,
     report,
     compare,
     export,
@@ -46,6 +48,7 @@ _EXAMPLES = """\
 examples:
   sudo dmatrace record --strategy dmabuf-bio,udmabuf-dio --size 256M -o a.dmt
   dmatrace report a.dmt
+  dmatrace top --replay a.dmt
   dmatrace lab run -- dmatrace record --strategy all --size 256M -o a.dmt
 """
 
@@ -59,14 +62,14 @@ class _Parser(argparse.ArgumentParser):
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line; man page, completion and docs are made from it."""
-    top = _Parser(
+    whole = _Parser(
         prog="dmatrace",
         description="Where the time and the page cache of a dma-buf load go.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    top.add_argument("--version", action="version", version=f"dmatrace {__version__}")
-    verbs = top.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    whole.add_argument("--version", action="version", version=f"dmatrace {__version__}")
+    verbs = whole.add_subparsers(dest="verb", metavar="VERB", title="verbs")
     for module in VERBS:
         sub = verbs.add_parser(
             module.NAME,
@@ -76,15 +79,15 @@ def parser() -> argparse.ArgumentParser:
         )
         module.configure(sub)
         sub.set_defaults(run=module.run)
-    return top
+    return whole
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit codes are the contract's (0, 1, 2, 3, or CMD's own)."""
-    top = parser()
-    args = top.parse_args(argv)
+    whole = parser()
+    args = whole.parse_args(argv)
     if args.verb is None:
-        top.print_help()
+        whole.print_help()
         return 0
     try:
         code = args.run(args)

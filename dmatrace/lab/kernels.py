@@ -27,6 +27,7 @@ COMMON_PACKAGES = (
     "dmsetup",
     "liburing2",
     "less",
+    "tmux",
     "gcc",
     "make",
 )

@@ -247,7 +247,6 @@ class Recorder:
         if pages is None:
             return
         base = self._cached_before
-        now = base + pages.added - pages.removed
         row["page_cache_added"] = pages.added
         row["page_cache_removed"] = pages.removed
         row["page_cache_peak"] = base + pages.peak

@@ -1,0 +1,197 @@
+"""From rows, as they come, to snapshots: the state of what was seen so far.
+
+Rows are fed in the order they were recorded; ``snapshot`` may be asked for at any
+time.  A load's figures are those that ``report`` computes (the functions are the
+same, a test compares them).  Of a load that has ended, only its figures stay, so a
+view that runs for days keeps its size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dmatrace.tui.ledger import Ledger
+from dmatrace.tui.load import LoadState
+from dmatrace.tui.model import HIDDEN_BY, Load, Missing, Snapshot, Transport
+
+Row = Mapping[str, Any]
+
+#: Loads whose figures stay, at most; the oldest go first.
+KEEP = 1000
+#: Refreshes without a new row after which the rows of a load that has ended are dropped.
+_SETTLE = 2
+
+
+class Fold:
+    """Everything fed so far."""
+
+    def __init__(self) -> None:
+        self.first = 0  # ns, of the first row that has a time
+        self.last = 0
+        self._live: dict[int, LoadState] = {}
+        self._done: dict[int, Load] = {}
+        self._dropped = 0  # the last load whose figures are gone
+        self._ledger = Ledger()
+
+    def feed(self, table: str, rows: Iterable[Row]) -> None:
+        """Rows of a table; tables that the view does not draw are passed over."""
+        take = {
+            "snapshots": self._snapshot,
+            "counters": self._counter,
+            "loads": self._load,
+            "threads": lambda row: self._of(row, "clocks"),
+            "requests": self._request,
+            "intervals": lambda row: self._of(row, "intervals"),
+            "page_cache": self._page_cache,
+            "buffers": self._buffer,
+        }.get(table)
+        if take is not None:
+            for row in rows:
+                take(row)
+        else:
+            self._ledger.other(table, rows)
+
+    def _state(self, load_id: int) -> LoadState | None:
+        """The load's; None for what belongs to no load, or to one that is settled."""
+        if load_id <= self._dropped or load_id in self._done:
+            return None
+        if load_id not in self._live:
+            self._live[load_id] = LoadState(load_id)
+        return self._live[load_id]
+
+    def _seen(self, t_ns: int) -> None:
+        if t_ns > 0:
+            self.first = min(self.first or t_ns, t_ns)
+            self.last = max(self.last, t_ns)
+
+    def _snapshot(self, row: Row) -> None:
+        state = self._state(row["load_id"])
+        if state is not None:
+            self._seen(row["t_ns"])
+            state.snapshot(row)
+
+    def _counter(self, row: Row) -> None:
+        state = self._state(row["load_id"])
+        if state is not None:
+            state.counter(row)
+            if row["counter"] == "shmem_alloc_bytes":
+                self._ledger.shmem(row)
+
+    def _load(self, row: Row) -> None:
+        state = self._state(row["load_id"])
+        if state is not None:
+            self._seen(row["start_ns"])
+            self._seen(row["end_ns"])
+            state.row(row)
+            if state.ended:
+                self._ledger.ended(row["load_id"], row["end_ns"])
+
+    def _of(self, row: Row, what: str) -> None:
+        state = self._state(row["load_id"])
+        if state is not None:
+            getattr(state, what).append(row)
+            state.dirty = True
+
+    def _request(self, row: Row) -> None:
+        self._of(row, "requests")
+        if row["load_id"] > 0:
+            self._seen(row["complete_ns"])
+
+    def _page_cache(self, row: Row) -> None:
+        self._seen(row["t_ns"])
+        self._ledger.page_cache(row)
+        state = self._state(row["load_id"])
+        if state is not None:
+            state.page_cache(row)
+
+    def _buffer(self, row: Row) -> None:
+        self._seen(row["t_ns"])
+        state = self._state(row["load_id"])
+        self._ledger.buffer(row, state.comm(row["tid"]) if state else "")
+        if state is not None:
+            state.buffer(row)
+
+    @property
+    def rows(self) -> int:
+        """How many loads are kept as rows."""
+        return len(self._live)
+
+    def settle(self) -> None:
+        """Keep only the figures of loads that ended a while ago; call it once a refresh."""
+        for load_id, state in list(self._live.items()):
+            if state.ended and not state.dirty:
+                state.quiet += 1
+                if state.quiet >= _SETTLE and state.drawn is not None:
+                    self._done[load_id] = state.drawn
+                    del self._live[load_id]
+        while len(self._done) > KEEP:
+            self._dropped = min(self._done)
+            del self._done[self._dropped]
+
+    def snapshot(
+        self,
+        meta: Mapping[str, Any],
+        now: int,
+        *,
+        title: str,
+        state: str,
+        note: str = "",
+        paused: bool = False,
+        transport: Transport | None = None,
+    ) -> Snapshot:
+        """What is known at ``now`` (ns); ``meta`` is the recording's."""
+        hooks = meta.get("hooks") or []
+        missing = tuple(
+            Missing(str(hook.get("name", "")), str(hook.get("phase") or ""), str(hook["hides"]))
+            for hook in hooks
+            if hook.get("attached") in (None, "null") and hook.get("hides")
+        )
+        gone = {hook.name for hook in missing}
+        hidden = frozenset(what for what, names in HIDDEN_BY.items() if gone.intersection(names))
+        over = state == "ended"
+        loads = {load_id: each.load(now, hidden, over=over) for load_id, each in self._live.items()}
+        loads |= self._done
+        drawn = tuple(loads[load_id] for load_id in sorted(loads))
+        return Snapshot(
+            title=title,
+            kernel=str(meta.get("kernel") or ""),
+            state=state,
+            note=note,
+            paused=paused,
+            now=now,
+            start=self.first,
+            loads=drawn + _without_load(meta, drawn, over=over),
+            series=self._ledger.series(hidden),
+            files=self._ledger.files({load.load_id: load.file for load in drawn}),
+            heaps=self._ledger.heaps(),
+            buffers=self._ledger.buffers(),
+            pressure=self._ledger.pressure(),
+            missing=missing,
+            hidden=hidden,
+            lost=int(meta.get("lost_events") or 0),
+            detail=str(meta.get("detail") or ""),
+            transport=transport,
+        )
+
+
+def _without_load(
+    meta: Mapping[str, Any], loads: tuple[Load, ...], *, over: bool
+) -> tuple[Load, ...]:
+    """Strategies that are skipped, or still have to run: they belong to the picture."""
+    seen = {load.strategy for load in loads}
+    skipped = {
+        str(skip.get("strategy")): f"{skip.get('why', '')}; {skip.get('do', '')}"
+        for skip in meta.get("skipped") or []
+    }
+    target = meta.get("target") or {}
+    names = [*(target.get("strategies") or ()), *skipped]
+    found = []
+    for name in dict.fromkeys(names):
+        if name in seen:
+            continue
+        if name in skipped:
+            found.append(LoadState.nothing(name, "skipped", skipped[name]))
+        elif not (over and meta.get("complete")):
+            found.append(LoadState.nothing(name, "waiting", "its turn comes"))
+    return tuple(found)

@@ -1,0 +1,333 @@
+"""One load while it happens: its rows so far, and the figures they give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dmatrace.analysis import overlap, time
+from dmatrace.analysis.copies import copies
+from dmatrace.analysis.memory import memory
+from dmatrace.analysis.steps import STEPS
+from dmatrace.analysis.time import CELLS, Key, Seen
+from dmatrace.analysis.verdicts import direct
+from dmatrace.recording.schema import TABLES
+from dmatrace.tui import queue
+from dmatrace.tui.model import Interval, Io, Load, Memory, Thread, Times
+
+Row = Mapping[str, Any]
+
+_BLANK: dict[str, Any] = {column.name: column.default for column in TABLES["loads"]}
+_MOST_SPANS = 200  # of one line of the waterfall
+
+
+class _Mark:
+    """One snapshot of one thread."""
+
+    __slots__ = ("comm", "counters", "owner", "phases", "tgid")
+
+    def __init__(self) -> None:
+        self.tgid = 0
+        self.comm = ""
+        self.owner = 0
+        self.phases: dict[str, tuple[int, ...]] = {}
+        self.counters: dict[str, tuple[int]] = {}
+
+
+class LoadState:
+    """The rows of one load, with the polls between its marks forgotten but the last."""
+
+    def __init__(self, load_id: int) -> None:
+        self.load_id = load_id
+        self.dirty = True
+        self.quiet = 0  # refreshes since its last row
+        self.drawn: Load | None = None
+        self.clocks: list[Row] = []
+        self.requests: list[Row] = []
+        self.intervals: list[Row] = []
+        self._row: dict[str, Any] = {**_BLANK, "load_id": load_id, "strategy": "unknown"}
+        self._marks: dict[int, dict[Key, _Mark]] = {}
+        self._polled: dict[int, Key] = {}  # tid: its last poll
+        self._pages: Row | None = None
+        self._dmabuf = 0
+
+    @staticmethod
+    def nothing(strategy: str, state: str, note: str) -> Load:
+        """A strategy without a load."""
+        empty = LoadState(0)
+        empty._row["strategy"] = strategy
+        return empty._draw(0, frozenset(), state, note)
+
+    @property
+    def ended(self) -> bool:
+        """Whether its last row has come."""
+        return bool(self._row["end_ns"] or self._row["failed"])
+
+    def row(self, row: Row) -> None:
+        """A row of the loads table; the last one holds."""
+        self._row = dict(row)
+        self._row["verified"] = None if row["verified"] is None else bool(row["verified"])
+        self.dirty = True
+
+    def snapshot(self, row: Row) -> None:
+        """A row of the snapshots table: one phase of one thread."""
+        mark = self._mark(row)
+        mark.tgid, mark.comm, mark.owner = row["tgid"], row["comm"], row["owner"]
+        mark.phases[row["phase"]] = tuple(row[name] for name in CELLS)
+
+    def counter(self, row: Row) -> None:
+        """A row of the counters table."""
+        self._mark(row).counters[row["counter"]] = (row["value"],)
+
+    def page_cache(self, row: Row) -> None:
+        """The file's ledger, cumulative."""
+        self._pages = row
+        self.dirty = True
+
+    def buffer(self, row: Row) -> None:
+        """A buffer exported or released meanwhile."""
+        self._dmabuf += row["size"] if row["event"] == "export" else 0
+        self.dirty = True
+
+    def comm(self, tid: int) -> str:
+        """The name of a thread, if one of its snapshots has come."""
+        marks = self._marks.get(tid)
+        return next(reversed(marks.values())).comm if marks else ""
+
+    def _mark(self, row: Row) -> _Mark:
+        """The snapshot that a row belongs to; its rows may come in any order."""
+        self.dirty = True
+        tid = row["tid"]
+        key = Key(row["load_id"], tid, row["t_ns"], row["window"], row["kind"])
+        marks = self._marks.setdefault(tid, {})
+        mark = marks.get(key)
+        if mark is None:
+            mark = marks[key] = _Mark()
+            if key.kind == "poll":
+                self._forget(marks, tid, key)
+        return mark
+
+    def _forget(self, marks: dict[Key, _Mark], tid: int, key: Key) -> None:
+        """Of the polls only the first mark of a thread and the last poll bound a span."""
+        old = self._polled.get(tid)
+        if old is not None and old.t_ns > key.t_ns:
+            return  # a late row of one that was forgotten
+        self._polled[tid] = key
+        if old is not None and old in marks and old != next(iter(marks)):
+            del marks[old]
+
+    def load(self, now: int, hidden: frozenset[str], *, over: bool) -> Load:
+        """Its figures at ``now``; ``over``: nothing more will come."""
+        if not self.dirty and self.ended and self.drawn is not None:
+            return self.drawn
+        row = self._row
+        if row["failed"]:
+            state, note = "failed", str(row["failed"])
+        elif row["end_ns"]:
+            state, note = ("refused", str(row["refused"])) if row["refused"] else ("done", "")
+        elif over:
+            state, note = "cut off", "the recording ends before it did"
+        else:
+            state, note = "running", ""
+        self.drawn = self._draw(now, hidden, state, note)
+        self.dirty = False
+        self.quiet = 0
+        return self.drawn
+
+    def _spans(self) -> list[time.Span]:
+        found: list[time.Span] = []
+        for tid in sorted(self._marks):
+            marks = self._marks[tid]
+            seen = [
+                Seen(key, mark.tgid, mark.comm, mark.owner)
+                for key, mark in marks.items()
+                if mark.phases
+            ]
+            found += time.thread_spans(sorted(seen, key=lambda each: each.key.t_ns))
+        return found
+
+    def _change(self, span: time.Span, what: str) -> time.Cells:
+        """What a span changed in its thread's phases, or counters."""
+        before, after = (
+            getattr(self._marks[key.tid][key], what) for key in (span.first, span.last)
+        )
+        result: time.Cells = {}
+        for name in before.keys() | after.keys():
+            width = len(before.get(name) or after[name])
+            zero = (0,) * width
+            pairs = zip(before.get(name, zero), after.get(name, zero), strict=True)
+            # A poll is read while its thread runs: a single cell of it may lag.
+            change = tuple(max(0, b - a) for a, b in pairs)
+            if any(change):
+                result[name] = change
+        return result
+
+    def _draw(self, now: int, hidden: frozenset[str], state: str, note: str) -> Load:
+        row, spans = self._row, self._spans()
+        phases = {span: self._change(span, "phases") for span in spans}
+        counted = {span: self._change(span, "counters") for span in spans}
+        counters = {name: values[0] for name, values in time.total(counted.values()).items()}
+        own: dict[int, dict[int, time.OwnClock]] = {}
+        for clock in self.clocks:
+            wall = clock["end_ns"] - clock["start_ns"]
+            times = (wall, clock["sched_run_ns"], clock["sched_wait_ns"], clock["mark_ns"])
+            own.setdefault(clock["tid"], {})[clock["window"]] = time.OwnClock(*times)
+        comms = {clock["tid"]: clock["comm"] for clock in self.clocks}
+        threads = tuple(map(_thread, time.thread_rows(spans, phases, counted, own, comms)))
+        size, bill = int(row["bytes"]), memory(row)
+        if not self.ended:
+            bill |= self._so_far(counters)
+        copied = copies(counters, size)
+        judged = direct(counters, str(row["strategy"]), str(row["refused"]), bill, size)
+        start = min((span.first.t_ns for span in spans), default=int(row["start_ns"]))
+        elapsed = int(row["wall_ns"]) or (max(0, now - start) if start else 0)
+        io = queue.io(self.requests) if "requests" not in hidden else None
+        bytes_now = self._bytes(state, judged, io)
+        first = spans[0] if spans else None
+        known = state not in ("waiting", "skipped")
+        return Load(
+            key=str(self.load_id) if self.load_id else f"{state} {row['strategy']}",
+            load_id=self.load_id,
+            strategy=str(row["strategy"]),
+            round=int(row["round"]),
+            process=next((span.comm for span in spans if span.tgid == span.first.tid), "")
+            or (first.comm if first else ""),
+            pid=first.tgid if first else 0,
+            file=str(row["file"]),
+            bytes=size,
+            cache_before=str(row["cache_before"]),
+            state=state,
+            note=note,
+            done_bytes=bytes_now,
+            start=start,
+            elapsed=elapsed,
+            rate=bytes_now * 10**9 // elapsed if bytes_now and elapsed else None,
+            copied=int(copied["cpu_bytes"]) if known and "copies" not in hidden else None,
+            copies_per_byte=_per_byte(copied, bytes_now, size, state)
+            if known and "copies" not in hidden
+            else None,
+            verdict=str(judged["verdict"]) if known else None,
+            why=str(judged["why"]) if known else "",
+            direct_bytes=int(judged["direct_bytes"]),
+            buffered_bytes=int(judged["buffered_bytes"]),
+            threads=threads,
+            memory=_memory(bill, hidden, known=known, ended=self.ended),
+            io=io,
+            create=int(row["create_ns"]),
+            reading=int(row["io_ns"]),
+            close=int(row["close_ns"]),
+            verified=row["verified"],
+            waterfall=tuple(self._waterfall(spans)),
+            overlap=self._overlap(),
+        )
+
+    def _so_far(self, counters: Mapping[str, int]) -> dict[str, int]:
+        """The memory bill of a load that has not ended, from what was seen of it."""
+        pages = self._pages or {"added": 0, "removed": 0, "peak": 0, "current": 0}
+        return {
+            "page_cache_added": pages["added"],
+            "page_cache_removed": pages["removed"],
+            "page_cache_peak": pages["peak"],
+            "page_cache_end": pages["current"],
+            "dmabuf": self._dmabuf,
+            "shmem": counters.get("shmem_alloc_bytes", 0),
+        }
+
+    def _bytes(self, state: str, judged: Mapping[str, Any], io: Io | None) -> int | None:
+        """How much of the file is loaded: all of it, or what passed a hooked path or the disk."""
+        size = int(self._row["bytes"])
+        if state == "done":
+            return size
+        if state in ("waiting", "skipped"):
+            return None
+        seen = max(int(judged["direct_bytes"]) + int(judged["buffered_bytes"]), 0)
+        return min(size, max(seen, io.read_bytes if io else 0)) if size else seen
+
+    def _overlap(self) -> tuple[int, int, int]:
+        allocating = (
+            (row["start_ns"], row["end_ns"])
+            for row in self.intervals
+            if row["phase"] in overlap.ALLOCATING
+        )
+        reading = ((row["issue_ns"], row["complete_ns"]) for row in queue.reads(self.requests))
+        found = overlap.overlap(allocating, reading)
+        return found["alloc_ns"], found["io_ns"], found["both_ns"]
+
+    def _waterfall(self, spans: list[time.Span]) -> Iterator[tuple[str, tuple[Interval, ...]]]:
+        """(what, when), in the order of the beginnings."""
+        row = self._row
+        lines: dict[str, list[Interval]] = {}
+        windows: dict[int, list[int]] = {}
+        for span in spans:
+            if span.marked and not span.owner:
+                times = windows.setdefault(span.first.window, [])
+                times += [span.first.t_ns, span.last.t_ns]
+        if 0 in windows:
+            begin, end = min(windows[0]), max(windows[0])
+            turn = min(end, begin + int(row["create_ns"]))
+            if row["create_ns"]:
+                lines["create the buffer"] = [(begin, turn)]
+            lines["load the bytes" if row["create_ns"] else "create and load"] = [(turn, end)]
+        if 1 in windows:
+            lines["close"] = [(min(windows[1]), max(windows[1]))]
+        names = {hook: step for step, hooks in STEPS.items() for hook in hooks}
+        for each in self.intervals:
+            what = "  allocating" if each["phase"] in overlap.ALLOCATING else ""
+            if each["hook"] in names:
+                what = f"  module: {names[each['hook']]}"
+            if what:
+                lines.setdefault(what, []).append((each["start_ns"], each["end_ns"]))
+        for span in spans:
+            if span.owner:
+                worked = (span.first.t_ns, span.last.t_ns)
+                lines.setdefault("  workers", []).append(worked)
+        reads = [(each["issue_ns"], each["complete_ns"]) for each in queue.reads(self.requests)]
+        if reads:
+            lines["  disk reads"] = reads
+        for what, intervals in lines.items():
+            whole = overlap.union(intervals)
+            if whole:
+                yield what, queue.thinned(whole, _MOST_SPANS)
+
+
+def _thread(row: dict[str, object]) -> Thread:
+    phases: Any = row["phases"]
+    wall: Any = row["wall_ns"]
+    tid: Any = row["tid"]
+    owner: Any = row["owner"]
+    return Thread(
+        tid=int(tid),
+        comm=str(row["comm"]),
+        owner=owner,
+        wall=int(wall),
+        phases=tuple(
+            Times(p["phase"], p["cpu_ns"], p["blocked_ns"], p["runnable_ns"], p["count"])
+            for p in phases
+        ),
+    )
+
+
+def _per_byte(
+    copied: Mapping[str, int | float], done: int | None, size: int, state: str
+) -> float | None:
+    """Copies of each byte: of the whole file's, while it runs of those that are loaded."""
+    if state == "done" or not done:
+        return float(copied["per_byte"]) if size and state == "done" else None
+    return round(copied["cpu_bytes"] / done, 6)
+
+
+def _memory(bill: Mapping[str, Any], hidden: frozenset[str], *, known: bool, ended: bool) -> Memory:
+    def figure(name: str, by: str) -> int | None:
+        return int(bill[name]) if known and by not in hidden else None
+
+    return Memory(
+        cached=figure("page_cache_end", "cached"),
+        cached_peak=figure("page_cache_peak", "cached"),
+        added=figure("page_cache_added", "cached"),
+        removed=figure("page_cache_removed", "cached"),
+        dmabuf=figure("dmabuf", "dmabuf"),
+        shmem=figure("shmem", "shmem"),
+        # Known when the load has ended: the recorder reads it then.
+        pinned_peak=figure("pinned_peak", "pinned") if ended else None,
+        mapped=int(bill["mapped"]),
+    )

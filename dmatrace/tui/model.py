@@ -1,0 +1,278 @@
+"""What the view draws: frozen snapshots, computed from a recording's rows.
+
+Times are ns (points in time of CLOCK_MONOTONIC), sizes bytes.  None is what is not
+known: hidden by a hook that is not attached (``Snapshot.hidden`` says which), or not
+there yet.  It is never drawn as 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+Interval = tuple[int, int]
+
+#: States of a load; "waiting" and "skipped" are strategies without a load.
+STATES = ("running", "done", "failed", "refused", "cut off", "waiting", "skipped")
+
+
+class Times(NamedTuple):
+    """Time of one phase, in ns, and how often it was entered (None: divided by samples)."""
+
+    phase: str
+    cpu: int
+    blocked: int
+    runnable: int
+    entries: int | None
+
+    @property
+    def total(self) -> int:
+        """All three, in ns."""
+        return self.cpu + self.blocked + self.runnable
+
+
+@dataclass(frozen=True)
+class Thread:
+    """One thread of a load; ``owner`` is whom a worker worked for."""
+
+    tid: int
+    comm: str
+    owner: int | None
+    wall: int
+    phases: tuple[Times, ...]
+
+    @property
+    def total(self) -> int:
+        """Its time in all phases, in ns."""
+        return sum(times.total for times in self.phases)
+
+
+@dataclass(frozen=True)
+class Io:
+    """A load's completed reads of a disk; latency is issue to completion, in ns."""
+
+    requests: int
+    read_bytes: int
+    p50: int
+    p90: int
+    p99: int
+    max: int
+    latency_hist: tuple[tuple[int, int], ...]  # (ns, a power of two; requests from it on)
+    size_hist: tuple[tuple[int, int], ...]  # (bytes, a power of two; requests from it on)
+    depth_mean: float  # requests in the device while any was
+    depth_max: int
+    depth_series: tuple[float, ...]  # mean depth in equal slices of ``span``
+    span: Interval  # first issue, last completion
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a load takes, now or at its end."""
+
+    cached: int | None  # of its file in the page cache
+    cached_peak: int | None
+    added: int | None
+    removed: int | None
+    dmabuf: int | None
+    shmem: int | None
+    pinned_peak: int | None
+    mapped: int  # of the file's page cache, into the loader
+
+
+@dataclass(frozen=True)
+class Load:
+    """One load, or a strategy that has none (yet)."""
+
+    key: str
+    load_id: int
+    strategy: str
+    round: int
+    process: str
+    pid: int
+    file: str
+    bytes: int
+    cache_before: str
+    state: str
+    note: str  # why it failed, was refused or skipped
+    done_bytes: int | None
+    start: int
+    elapsed: int  # so far, or wall_ns
+    rate: int | None  # bytes a second: of the whole load, or so far
+    copied: int | None
+    copies_per_byte: float | None
+    verdict: str | None  # direct, buffered, mixed, none
+    why: str
+    direct_bytes: int
+    buffered_bytes: int
+    threads: tuple[Thread, ...]
+    memory: Memory
+    io: Io | None
+    create: int
+    reading: int
+    close: int
+    verified: bool | None
+    waterfall: tuple[tuple[str, tuple[Interval, ...]], ...]
+    overlap: tuple[int, int, int]  # allocating, reading, both at once
+
+    @property
+    def phases(self) -> tuple[Times, ...]:
+        """Of all threads, the longest first."""
+        return merged(self.threads)
+
+    @property
+    def total(self) -> int:
+        """Thread time in all phases, in ns."""
+        return sum(thread.total for thread in self.threads)
+
+    @property
+    def progress(self) -> float | None:
+        """Share of the bytes that are loaded, 0 to 1."""
+        if self.done_bytes is None or self.bytes <= 0:
+            return None
+        return min(1.0, self.done_bytes / self.bytes)
+
+    @property
+    def residency(self) -> float | None:
+        """How many times the loaded bytes are in memory: the buffer, and the page cache's copy.
+
+        A buffer that is the page cache (a mapping of the file) counts once.
+        """
+        if self.memory.cached is None or not self.done_bytes:
+            return None
+        copy = max(0, self.memory.cached - self.memory.mapped)
+        return 1.0 + copy / self.done_bytes
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A dma-buf: exported at ``start``, released at ``end`` (0: not yet)."""
+
+    ino: int
+    size: int
+    exporter: str
+    tid: int
+    pid: int
+    comm: str
+    load: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Point:
+    """Memory at one time, of everything that is traced; None: hidden."""
+
+    t: int
+    cached: int | None
+    dmabuf: int | None
+    shmem: int | None
+    pinned: int | None
+
+
+@dataclass(frozen=True)
+class File:
+    """The page cache of one file."""
+
+    name: str
+    cached: int
+    peak: int
+    added: int
+    removed: int
+
+
+@dataclass(frozen=True)
+class Heap:
+    """The dma-bufs of one exporter."""
+
+    name: str
+    buffers: int
+    size: int
+    peak: int
+
+
+@dataclass(frozen=True)
+class Pressure:
+    """Pressure stall information of one resource at one time: share of time, in percent."""
+
+    resource: str
+    some: float
+    full: float
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A hook that is not attached, and what that hides."""
+
+    name: str
+    phase: str
+    hides: str
+
+
+@dataclass(frozen=True)
+class Transport:
+    """Where a player of a finished recording is; times in ns since its beginning."""
+
+    at: int
+    length: int
+    speed: float
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that is drawn at one time."""
+
+    title: str
+    kernel: str
+    state: str  # starting, live, replay, ended
+    note: str  # what it is doing, or why it ended
+    paused: bool
+    now: int
+    start: int
+    loads: tuple[Load, ...]
+    series: tuple[Point, ...]
+    files: tuple[File, ...]
+    heaps: tuple[Heap, ...]
+    buffers: tuple[Buffer, ...]
+    pressure: tuple[Pressure, ...]
+    missing: tuple[Missing, ...]
+    hidden: frozenset[str]  # of HIDDEN_BY
+    lost: int
+    detail: str
+    transport: Transport | None = None
+
+    @property
+    def elapsed(self) -> int:
+        """Since the first thing that was recorded, in ns."""
+        return max(0, self.now - self.start) if self.start else 0
+
+
+def merged(threads: tuple[Thread, ...]) -> tuple[Times, ...]:
+    """The phases of several threads together, the longest first."""
+    sums: dict[str, list[int]] = {}
+    counted: dict[str, int | None] = {}
+    for thread in threads:
+        for times in thread.phases:
+            old = sums.setdefault(times.phase, [0, 0, 0])
+            for place, value in enumerate((times.cpu, times.blocked, times.runnable)):
+                old[place] += value
+            before = counted.get(times.phase, 0)
+            known = before is not None and times.entries is not None
+            counted[times.phase] = (before or 0) + (times.entries or 0) if known else None
+    found = [
+        Times(phase, values[0], values[1], values[2], counted[phase])
+        for phase, values in sums.items()
+    ]
+    return tuple(sorted(found, key=lambda times: (-times.total, times.phase)))
+
+
+#: Figure -> the hooks without which it is not known, or too low.
+HIDDEN_BY = {
+    "cached": ("page-cache ledger",),
+    "requests": ("block requests",),
+    "copies": ("filemap_read", "generic_perform_write", "shmem_file_read_iter"),
+    "dmabuf": ("dma_buf_export",),
+    "release": ("dma_buf_release",),
+    "shmem": ("shmem_alloc_and_add_folio",),
+    "pinned": ("pin_user_pages_fast",),
+    "direct": ("__iomap_dio_rw",),
+}

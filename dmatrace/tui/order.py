@@ -1,0 +1,114 @@
+"""Columns of the loads' table, and which rows it shows in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from rich.text import Text
+
+from dmatrace.sizes import format_ns
+from dmatrace.tui import draw
+from dmatrace.tui.model import Load
+
+
+class Column(NamedTuple):
+    """A column: where there is room for it, what it shows, and what it sorts by."""
+
+    key: str
+    head: str
+    width: int
+    room: int  # columns of the terminal from which on it is shown
+    right: bool
+    cell: Callable[[Load, frozenset[str], int], Text]
+    rank: Callable[[Load], Any]
+
+
+def _name(load: Load, _hidden: frozenset[str], width: int) -> Text:
+    return Text(draw.fit(draw.label(load), width))
+
+
+def _progress(load: Load, _hidden: frozenset[str], width: int) -> Text:
+    if load.state in ("running", "done"):
+        return draw.gauge(load.progress, width)
+    return Text(load.state, draw.STATE_STYLE[load.state])
+
+
+def _rate(load: Load, _hidden: frozenset[str], _width: int) -> Text:
+    if load.rate is None:
+        return Text(draw.UNKNOWN)
+    mib = load.rate / (1 << 20)
+    return Text(f"{mib:.0f}" if mib >= 100 else f"{mib:.1f}")
+
+
+def _cached(load: Load, hidden: frozenset[str], _width: int) -> Text:
+    return Text(
+        draw.size(load.memory.cached, hidden="cached" in hidden and load.verdict is not None)
+    )
+
+
+def _copies(load: Load, hidden: frozenset[str], _width: int) -> Text:
+    if load.copies_per_byte is None:
+        return Text(draw.HIDDEN if "copies" in hidden and load.verdict else draw.UNKNOWN)
+    return Text(f"{load.copies_per_byte:.2f}")
+
+
+def _verdict(load: Load, _hidden: frozenset[str], _width: int) -> Text:
+    return Text(load.verdict or draw.UNKNOWN, draw.VERDICT_STYLE.get(load.verdict or "", ""))
+
+
+def _time(load: Load, _hidden: frozenset[str], _width: int) -> Text:
+    return Text(format_ns(load.elapsed) if load.elapsed else draw.UNKNOWN)
+
+
+def _file(load: Load, _hidden: frozenset[str], width: int) -> Text:
+    return Text(draw.fit_name(load.file, width) or draw.UNKNOWN)
+
+
+def _process(load: Load, _hidden: frozenset[str], width: int) -> Text:
+    return Text(draw.fit(f"{load.pid} {load.process}" if load.pid else draw.UNKNOWN, width))
+
+
+def _number(value: float | None) -> float:
+    return -1 if value is None else value
+
+
+COLUMNS = (
+    Column("load", "load", 20, 0, False, _name, lambda load: (load.strategy, load.round)),
+    Column("process", "process", 18, 110, False, _process, lambda load: (load.process, load.pid)),
+    Column("file", "file", 24, 124, False, _file, lambda load: load.file),
+    Column("progress", "progress", 12, 0, False, _progress, lambda load: _number(load.progress)),
+    Column("time", "time", 8, 0, True, _time, lambda load: load.elapsed),
+    Column("rate", "MiB/s", 6, 0, True, _rate, lambda load: _number(load.rate)),
+    Column("cached", "cache", 7, 0, True, _cached, lambda load: _number(load.memory.cached)),
+    Column("copies", "copy/B", 7, 0, True, _copies, lambda load: _number(load.copies_per_byte)),
+    Column("verdict", "verdict", 8, 0, False, _verdict, lambda load: load.verdict or ""),
+)
+
+#: What ``s`` goes through; the first is the order of recording.
+SORTS = ("", *(column.key for column in COLUMNS))
+
+
+def columns(width: int) -> list[Column]:
+    """The columns for a terminal of this width."""
+    return [column for column in COLUMNS if width >= column.room]
+
+
+def matches(load: Load, pattern: str) -> bool:
+    """Whether every word of the pattern is in what names the load."""
+    text = " ".join(
+        (load.strategy, load.process, str(load.pid or ""), load.file, load.state,
+         load.verdict or "")
+    ).lower()  # fmt: skip
+    return all(word in text for word in pattern.lower().split())
+
+
+def chosen(loads: Iterable[Load], pattern: str, sort: str, *, backwards: bool) -> Sequence[Load]:
+    """The loads to show, in order."""
+    found = [load for load in loads if matches(load, pattern)]
+    by = next((column for column in COLUMNS if column.key == sort), None)
+    if by is not None:
+        found.sort(key=by.rank)
+    if backwards:
+        found.reverse()
+    return found

@@ -1,0 +1,114 @@
+"""The views that are pictures, or lists of other things than loads."""
+
+from __future__ import annotations
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import VerticalScroll
+from textual.widgets import DataTable, Static
+
+from dmatrace.sizes import format_ns, short_size
+from dmatrace.tui import draw, pages
+from dmatrace.tui.model import Load, Snapshot
+from dmatrace.tui.views import Loads, Table, Time, View, show_empty
+
+
+class Picture(View):
+    """A view that is one text, which scrolls."""
+
+    def compose(self) -> ComposeResult:
+        yield Static(classes="empty")
+        with VerticalScroll():
+            yield Static(classes="picture")
+
+    def draw(self, snapshot: Snapshot) -> None:
+        load = self.state.load(snapshot)
+        scroll = self.query_one(VerticalScroll)
+        show_empty(self, "" if load is not None else self.empty(snapshot))
+        scroll.display = load is not None
+        if load is not None:
+            text = self.picture(snapshot, load, self.app.size.width - 4)
+            self.query_one(".picture", Static).update(text)
+
+    def picture(self, snapshot: Snapshot, load: Load, width: int) -> Text:
+        """The text."""
+        raise NotImplementedError
+
+
+class Memory(Picture):
+    """What is held where, over time."""
+
+    title = "Memory"
+
+    def picture(self, snapshot: Snapshot, load: Load, width: int) -> Text:
+        return pages.memory(snapshot, load, width)
+
+
+class Io(Picture):
+    """The disk's side of the selected load."""
+
+    title = "I/O"
+
+    def picture(self, snapshot: Snapshot, load: Load, width: int) -> Text:
+        return pages.io(snapshot, load, width)
+
+
+class Buffers(View):
+    """The dma-bufs, who made each and whether it is still held."""
+
+    title = "Buffers"
+
+    _HEADS = (
+        ("ino", "inode", 7, True), ("size", "size", 7, True), ("exporter", " exporter", 16, False),
+        ("process", "made by", 16, False), ("load", "load", 18, False),
+    )  # fmt: skip
+
+    def compose(self) -> ComposeResult:
+        yield Static(classes="empty")
+        yield Static(id="buffers-title", classes="title")
+        yield Table(id="buffers-table")
+
+    def draw(self, snapshot: Snapshot) -> None:
+        found = snapshot.buffers
+        why = "No dma-buf was exported yet. Loads of dmabuf-* and udmabuf-* make some."
+        if "dmabuf" in snapshot.hidden:
+            why = "Hidden: dma_buf_export is not attached, so dma-bufs are not seen. Press h."
+        elif snapshot.state == "starting":
+            why = self.empty(snapshot)
+        show_empty(self, "" if found else why)
+        for widget in self.query("#buffers-title, #buffers-table"):
+            widget.display = bool(found)
+        if not found:
+            return
+        held = [buffer for buffer in found if not buffer.end]
+        title = Text(f"{len(held)} held, {short_size(sum(b.size for b in held))}", "bold")
+        title.append(f"; {len(found) - len(held)} released")
+        if "release" in snapshot.hidden:
+            title.append("; releases are hidden: what is held may be gone", "yellow")
+        self.query_one("#buffers-title", Static).update(title)
+        names = {str(load.load_id): draw.label(load) for load in snapshot.loads}
+        room = max(self.app.size.width - 2 - sum(head[2] for head in self._HEADS), 10)
+        heads = (*self._HEADS, ("state", "state", room, False))
+        rows = []
+        for buffer in found:
+            lived = (buffer.end or snapshot.now) - buffer.start
+            state = "released" if buffer.end else "held"
+            maker = draw.fit(f"{buffer.pid} {buffer.comm}", 15)
+            cells = (
+                str(buffer.ino), short_size(buffer.size),
+                f" {draw.fit(buffer.exporter, 14)}", maker,
+                draw.fit(names.get(buffer.load, draw.UNKNOWN), 17),
+                draw.fit(f"{state} {format_ns(lived)}", room),
+            )  # fmt: skip
+            style = "dim" if buffer.end else "bold"
+            rows.append((f"{buffer.ino} {buffer.start}", tuple(Text(c, style) for c in cells)))
+        table = self.query_one(Table)
+        keys = [key for key, _ in rows]
+        now = table.cursor_row
+        table.show(heads, rows, keys[now] if 0 <= now < len(keys) else "")
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        event.stop()
+
+
+VIEWS: tuple[type[View], ...] = (Loads, Time, Memory, Io, Buffers)

@@ -1,0 +1,55 @@
+"""The views as SVG files, without a terminal: for the documentation.
+
+Usage: ``python -m dmatrace.tui.pictures RECORDING DIRECTORY``
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from dmatrace.tui.app import Top
+from dmatrace.tui.source import Replay
+
+SIZE = (100, 30)
+#: Name -> the keys that lead there.
+PICTURES: dict[str, tuple[str, ...]] = {
+    "loads": (),
+    "time": ("2",),
+    "memory": ("3",),
+    "io": ("4",),
+    "buffers": ("5",),
+    "detail": ("enter",),
+}
+
+
+async def _draw(recording: Path, directory: Path) -> None:
+    player = Replay(recording, playing=False)
+    player.jump(1 << 62)  # ns: its end
+    app = Top(player, interval=3600)
+    async with app.run_test(size=SIZE) as pilot:
+        while app.snapshot is None:
+            await pilot.pause(0.05)
+        for name, keys in PICTURES.items():
+            await pilot.press("1", *keys)
+            await pilot.pause(0.2)
+            svg = app.export_screenshot(title=f"dmatrace top: {name}")
+            (directory / f"{name}.svg").write_text(svg, encoding="utf-8")
+            if name == "detail":
+                await pilot.press("escape")
+
+
+def main() -> int:
+    """Draw them all; the exit code."""
+    if len(sys.argv) != 3:
+        print("usage: python -m dmatrace.tui.pictures RECORDING DIRECTORY", file=sys.stderr)
+        return 2
+    directory = Path(sys.argv[2])
+    directory.mkdir(parents=True, exist_ok=True)
+    asyncio.run(_draw(Path(sys.argv[1]), directory))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

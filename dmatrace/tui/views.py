@@ -1,0 +1,323 @@
+"""The five views: widgets that draw a snapshot and know nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.text import Text
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.coordinate import Coordinate
+from textual.message import Message
+from textual.widgets import DataTable, Static
+
+from dmatrace.sizes import format_ns
+from dmatrace.tui import draw, order, pages
+from dmatrace.tui.model import Load, Snapshot, Thread, Times
+
+
+class State:
+    """What the user chose: shared by the views, changed by the app alone."""
+
+    def __init__(self) -> None:
+        self.selected = ""
+        self.pattern = ""
+        self.sort = ""
+        self.backwards = False
+        self.expanded: set[int] = set()  # tids
+
+    def loads(self, snapshot: Snapshot) -> Sequence[Load]:
+        """The loads to show, in order."""
+        return order.chosen(snapshot.loads, self.pattern, self.sort, backwards=self.backwards)
+
+    def load(self, snapshot: Snapshot) -> Load | None:
+        """The selected load; the first that has one where it is gone."""
+        shown = self.loads(snapshot)
+        for load in shown:
+            if load.key == self.selected:
+                return load
+        return shown[0] if shown else None
+
+
+class Table(DataTable[Text]):
+    """A table whose rows keep their place, their cursor and their cells from update to update."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(
+            cursor_type="row", cell_padding=0, show_row_labels=False, zebra_stripes=False, **options
+        )
+        self._shown: list[tuple[str, tuple[Text, ...]]] = []
+        self._heads: tuple[tuple[str, str, int, bool], ...] = ()
+        self.filling = False
+
+    def show(
+        self,
+        heads: Sequence[tuple[str, str, int, bool]],
+        rows: Sequence[tuple[str, tuple[Text, ...]]],
+        current: str,
+    ) -> None:
+        """Draw rows (key, cells) under heads (key, text, width, right-aligned)."""
+        self.filling = True
+        try:
+            self._show(tuple(heads), list(rows), current)
+        finally:
+            self.filling = False
+
+    def _show(
+        self,
+        heads: tuple[tuple[str, str, int, bool], ...],
+        rows: list[tuple[str, tuple[Text, ...]]],
+        current: str,
+    ) -> None:
+        same = heads == self._heads and [key for key, _ in rows] == [key for key, _ in self._shown]
+        if same:
+            for n, ((_, new), (_, old)) in enumerate(zip(rows, self._shown, strict=True)):
+                for column, cell in enumerate(new):
+                    if cell != old[column] or cell.spans != old[column].spans:
+                        self.update_cell_at(Coordinate(n, column), _aligned(cell, heads[column]))
+        else:
+            top = self.scroll_y
+            self.clear(columns=heads != self._heads)
+            if heads != self._heads:
+                for key, text, width, right in heads:
+                    self.add_column(
+                        Text(text, justify="right" if right else "left"), width=width, key=key
+                    )
+            for key, cells in rows:
+                self.add_row(*(_aligned(c, h) for c, h in zip(cells, heads, strict=True)), key=key)
+            self.scroll_to(y=top, animate=False)
+        self._heads, self._shown = heads, rows
+        keys = [key for key, _ in rows]
+        if current in keys and self.cursor_row != keys.index(current):
+            self.move_cursor(row=keys.index(current), animate=False, scroll=not same)
+
+
+def _aligned(cell: Text, head: tuple[str, str, int, bool]) -> Text:
+    found = cell.copy()
+    found.justify = "right" if head[3] else "left"
+    # Cells have no padding: what is left-aligned keeps one from its right neighbour.
+    return found
+
+
+class View(Vertical):
+    """One of the five; ``draw`` is called with every snapshot while it is seen."""
+
+    title = ""
+
+    class Chosen(Message):
+        """The user moved to a load."""
+
+        def __init__(self, key: str) -> None:
+            super().__init__()
+            self.key = key
+
+    class Opened(Message):
+        """The user wants a load's details."""
+
+    class Sorted(Message):
+        """The user clicked a column's head."""
+
+        def __init__(self, key: str) -> None:
+            super().__init__()
+            self.key = key
+
+    def __init__(self, state: State, view_id: str) -> None:
+        super().__init__(id=view_id)
+        self.state = state
+
+    def draw(self, snapshot: Snapshot) -> None:
+        """Show this."""
+        raise NotImplementedError
+
+    def empty(self, snapshot: Snapshot) -> str:
+        """A sentence that says what to do where there is nothing to show."""
+        if snapshot.state == "starting":
+            return f"Starting: {snapshot.note} ..."
+        if self.state.pattern:
+            return f'No load matches "{self.state.pattern}". Press / to change it, Esc to clear it.'
+        if snapshot.state == "ended":
+            return "This recording has no loads. Press q to leave."
+        return "Nothing is being loaded yet. Start a load in the traced process: it shows here."
+
+
+class Loads(View):
+    """One row per load, and below it what each costs on one scale of time."""
+
+    title = "Loads"
+
+    def compose(self) -> ComposeResult:
+        yield Static(classes="empty")
+        yield Table(id="loads-table")
+        yield Static(id="race-title", classes="title")
+        yield Static(id="race")
+
+    def draw(self, snapshot: Snapshot) -> None:
+        loads = self.state.loads(snapshot)
+        show_empty(self, "" if loads else self.empty(snapshot))
+        table = self.query_one(Table)
+        width = self.app.size.width
+        columns = order.columns(width)
+        for widget in (table, *self.query("#race-title, #race")):
+            widget.display = bool(loads)
+        if not loads:
+            return
+        spare = width - 3 - sum(column.width + 1 for column in columns)
+        heads = []
+        for column in columns:
+            mark = ""
+            if column.key == self.state.sort:
+                mark = "▼" if self.state.backwards else "▲"
+            more = max(0, min(spare, 20)) if column.key == "load" else 0
+            lead = "" if column.right or column.key == "load" else " "
+            text = lead + column.head + mark
+            heads.append((column.key, text, column.width + 1 + more, column.right))
+        rows = []
+        current = self.state.load(snapshot)
+        for load in loads:
+            cells = []
+            for column, head in zip(columns, heads, strict=True):
+                room = head[2] - 1
+                if column.key == "load":
+                    mark = "▶ " if current is not None and load.key == current.key else "  "
+                    cells.append(
+                        Text(mark).append_text(column.cell(load, snapshot.hidden, room - 2))
+                    )
+                else:
+                    cell = column.cell(load, snapshot.hidden, room)
+                    cells.append(cell if column.right else Text(" ").append_text(cell))
+            rows.append((load.key, tuple(cells)))
+        table.show(heads, rows, current.key if current else "")
+        self.query_one("#race-title", Static).update(
+            Text("where the time went, on one scale  ", "bold").append_text(draw.legend())
+        )
+        # What the table and the titles leave, once they are laid out.
+        room = max(self.size.height - min(len(loads) + 1, self.size.height // 2) - 3, 3)
+        self.query_one("#race", Static).update(self._race(loads, current, width - 2, room))
+
+    @staticmethod
+    def _race(loads: Sequence[Load], current: Load | None, width: int, height: int) -> Text:
+        """All loads on one scale; below, where there is room, the current one's phases."""
+        timed = sum(1 for load in loads if load.total)
+        lines = min(max(timed, 1), max(height // 2, 3))
+        text = draw.race(loads, current.key if current else "", width, lines)
+        below = height - lines - 2
+        if current is None or not current.total or below < 2:
+            return text
+        text.append(f"\n\n{draw.label(current)}: phases, longest first\n", "bold")
+        return text.append_text(pages.phases(current, width, below - 1))
+
+    def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
+        table = self.query_one(Table)
+        if not table.filling and event.row_key.value is not None and table.has_focus:
+            self.post_message(self.Chosen(event.row_key.value))
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        event.stop()
+        self.post_message(self.Opened())
+
+    def on_data_table_header_selected(self, event: DataTable.HeaderSelected) -> None:
+        self.post_message(self.Sorted(event.column_key.value or ""))
+
+
+class Time(View):
+    """The selected load's phases; each of its threads can be opened."""
+
+    title = "Time"
+
+    _HEADS = (
+        ("phase", "phase", 19, False), ("time", "time", 9, True), ("share", "share", 6, True),
+        ("cpu", "cpu", 9, True), ("blocked", "blocked", 9, True), ("runnable", "runnable", 9, True),
+    )  # fmt: skip
+
+    def compose(self) -> ComposeResult:
+        yield Static(classes="empty")
+        yield Static(id="time-title", classes="title")
+        yield Table(id="time-table")
+        yield Static(id="time-legend", classes="title")
+
+    def draw(self, snapshot: Snapshot) -> None:
+        load = self.state.load(snapshot)
+        some = load is not None and bool(load.total)
+        why = self.empty(snapshot)
+        if load is not None and not some:
+            why = f"{draw.label(load)} ({load.state}): no time was recorded. {load.note}".strip()
+        show_empty(self, "" if some else why)
+        for widget in self.query("#time-title, #time-table, #time-legend"):
+            widget.display = some
+        if load is None or not some:
+            return
+        count = len(load.threads)
+        wall = sum(thread.wall for thread in load.threads)
+        closes = f"{100 * load.total / wall:.1f}% of {format_ns(wall)}" if wall else UNKNOWN_WALL
+        self.query_one("#time-title", Static).update(
+            Text(draw.facts(load), "bold").append(
+                f"\nphases add up to {closes} that {count} thread{'s' if count != 1 else ''} took"
+                "; Enter opens a thread",
+                "dim",
+            )
+        )
+        room = max(self.app.size.width - 2 - sum(head[2] for head in self._HEADS) - 1, 6)
+        heads = (*self._HEADS, ("bar", " of all", room + 1, False))
+        rows = list(self._rows(load, room))
+        table = self.query_one(Table)
+        keys = [key for key, _ in rows]
+        now = table.cursor_row
+        table.show(heads, rows, keys[now] if 0 <= now < len(keys) else "")
+        self.query_one("#time-legend", Static).update(draw.legend())
+
+    def _rows(self, load: Load, room: int) -> Any:
+        yield from _phase_rows(load.phases, "", room)
+        whole = draw.summed(load.phases)
+        yield "=", _cells(whole, Text("all", "bold"), "100%", whole.total, room)
+        shares = draw.shares([thread.total for thread in load.threads])
+        for thread, share in zip(load.threads, shares, strict=True):
+            open_ = thread.tid in self.state.expanded
+            name = Text(f"{'▾' if open_ else '▸'} {draw.fit(_named(thread), 16)}")
+            mine = draw.summed(thread.phases)
+            yield f"t{thread.tid}", _cells(mine, name, share, whole.total, room)
+            if open_:
+                yield from _phase_rows(merged_one(thread), f"t{thread.tid} ", room)
+
+    def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
+        event.stop()
+        key = event.row_key.value or ""
+        if key.startswith("t") and key[1:].isdecimal():
+            self.state.expanded ^= {int(key[1:])}
+            self.post_message(self.Chosen(self.state.selected))
+        else:
+            self.post_message(self.Opened())
+
+
+UNKNOWN_WALL = "what was seen"
+
+
+def merged_one(thread: Thread) -> tuple[Times, ...]:
+    """A thread's phases, the longest first."""
+    return tuple(sorted(thread.phases, key=lambda times: (-times.total, times.phase)))
+
+
+def _named(thread: Thread) -> str:
+    worker = "worker " if thread.owner else ""
+    return f"{worker}{thread.tid} {thread.comm}"
+
+
+def _phase_rows(phases: Sequence[Times], prefix: str, room: int) -> Any:
+    whole = sum(times.total for times in phases)
+    shares = draw.shares([times.total for times in phases])
+    for times, share in zip(phases, shares, strict=True):
+        indent = "    " if prefix else ""
+        name = Text(f"{indent}{draw.fit(times.phase, 18 - len(indent))}")
+        yield f"{prefix}{times.phase}", _cells(times, name, share, whole, room)
+
+
+def _cells(times: Times, name: Text, share: str, full: int, room: int) -> tuple[Text, ...]:
+    figures = (format_ns(times.total), share, draw.ns(times.cpu), draw.ns(times.blocked))
+    drawn = Text(" ").append_text(draw.bar(draw.kinds(times), full, room))
+    return (name, *map(Text, figures), Text(draw.ns(times.runnable)), drawn)
+
+
+def show_empty(view: View, text: str) -> None:
+    widget = view.query_one(".empty", Static)
+    widget.display = bool(text)
+    widget.update(Text(draw.plain(text)))

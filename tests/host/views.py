@@ -1,0 +1,89 @@
+"""What tests of the live view share: recordings to show, and an app that shows one moment."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import synthetic
+from textual.pilot import Pilot
+
+from dmatrace.recording import Writer
+from dmatrace.tui.app import Top
+from dmatrace.tui.source import Replay
+
+#: Six strategies, three rounds, as the guest recorded them.
+REAL = Path(__file__).parents[1] / "data" / "top.dmt"
+END = 1 << 62  # ns behind every recording
+
+
+class Stopped:
+    """A clock that stands still until it is told otherwise."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def replay(path: Path = REAL, at: int = END) -> Replay:
+    """A player that stands at ``at`` ns."""
+    player = Replay(path, playing=False, clock=Stopped())
+    player.jump(at)
+    return player
+
+
+def top(path: Path = REAL, at: int = END, **options: Any) -> Top:
+    """The view of one moment of a recording."""
+    return Top(replay(path, at), interval=1000, **options)
+
+
+async def shown(pilot: Pilot[Any]) -> Top:
+    """The app once it has drawn a snapshot that was read after this call."""
+    app = pilot.app
+    assert isinstance(app, Top)
+    before = app.snapshot
+    app.refresh_now()
+    deadline = time.monotonic() + 120
+    while app.snapshot is None or app.snapshot is before:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    await pilot.pause()
+    return app
+
+
+def pressing(*keys: str) -> Callable[[Pilot[Any]], Awaitable[None]]:
+    """What a picture is taken after: the view is there, and these keys were pressed."""
+
+    async def run(pilot: Pilot[Any]) -> None:
+        await shown(pilot)
+        for key in keys:
+            await pilot.press(key)
+            await pilot.pause()
+        await shown(pilot)
+
+    return run
+
+
+def many(path: Path, count: int) -> Path:
+    """A synthetic recording of ``count`` loads."""
+    with Writer.create(path, {**synthetic.META, "skipped": []}) as writer:
+        names = ("dmabuf-bio", "udmabuf-dio", "memfd-bio", "anon-dio")
+        for load_id in range(1, count + 1):
+            name = names[load_id % len(names)]
+            synthetic.write_load(writer, load_id, name, (load_id - 1) // len(names) + 1)
+    return path
+
+
+def without_hooks(path: Path) -> Path:
+    """A recording on a kernel that took neither ledger, nor block, nor copying hooks."""
+    names = ("page-cache ledger", "block requests", "filemap_read", "dma_buf_export")
+    hooks = [
+        {"name": name, "phase": "", "attached": None, "hides": f"what {name} tells"}
+        for name in names
+    ]
+    return synthetic.write(path, meta={"hooks": hooks, "skipped": []})
