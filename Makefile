@@ -9,7 +9,7 @@ PYTEST ?= $(BIN)/pytest
 KERNELS ?= all
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image demo test test-host test-long bench bench-backends lint format lock clean
+.PHONY: help setup packages image demo test test-host test-long bench bench-peers bench-backends lint format lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ test-long: image ## the suite on every kernel (KERNELS=6.12,7.2: on those), and 
 
 bench: image ## what the tracer costs, in the guest; wants a machine with nothing else to do
 	$(BIN)/python benchmarks/overhead.py
+
+bench-peers: image ## what dmatrace, bpftrace and bcc's tools cost, beside each other, in the guest
+	$(BIN)/python benchmarks/peers.py
 
 bench-backends: image ## how far fentry and kprobe agree, in the guest
 	$(BIN)/python benchmarks/backends.py

@@ -4,8 +4,9 @@ Besides the contract's keys it carries what the text report needs: whether the
 recorder closed the recording (``complete``), which tables lost their tail
 (``torn``), per load ``load_id``, ``failed``, ``refused``, ``partial`` (a
 thread's end was not seen), what the loader module reported of itself (``module``),
-its steps as they were traced (``steps``) and the counts of what the phase stack
-could not follow (``stack``).
+its steps as they were traced (``steps``), the counts of what the phase stack
+could not follow (``stack``) and, where stacks were sampled, the functions they
+were in (``samples``).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis import block, overlap, time
+from dmatrace.analysis import block, overlap, samples, time
 from dmatrace.analysis.copies import copies
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
@@ -43,6 +44,7 @@ def document(recording: Recording) -> dict[str, Any]:
         "machine": str(meta.get("machine", "")),
         "started": str(meta.get("started", "")),
         "detail": str(meta.get("detail", "")),
+        "sample_hz": int(meta.get("sample_hz") or 0),
         "page_size": int(meta.get("page_size") or 4096),
         "complete": recording.complete,
         "torn": sorted(recording.torn),
@@ -56,6 +58,7 @@ def document(recording: Recording) -> dict[str, Any]:
 
 
 _HOOK = {"name": "", "phase": "", "attached": None, "hides": None}
+_PROGRAM = {"name": "", "run_time_ns": 0, "run_cnt": 0}
 _SKIPPED = {"strategy": "", "why": "", "do": ""}
 
 
@@ -67,6 +70,7 @@ def _self_cost(found: Mapping[str, Any]) -> dict[str, Any]:
     numbers = ("bpf_ns", "bpf_runs", "recorder_cpu_ns", "recorder_rss")
     return {
         **{name: int(found.get(name) or 0) for name in numbers},
+        "programs": [_named(each, _PROGRAM) for each in found.get("programs") or []],
         "ab": list(found.get("ab") or []),
     }
 
@@ -80,6 +84,8 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     comms = _comms(recording.table("threads"))
     requests = _by_load(recording.table("requests"))
     intervals = _by_load(recording.table("intervals"))
+    taken = _by_load(recording.table("samples"))
+    divided = recording.meta.get("detail") == "sampled"
     rows = _load_rows(recording.table("loads"))
     for span in found:
         # A recorder killed before it named the load: the measurements still count.
@@ -97,6 +103,9 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
             {tid: windows for (load, tid), windows in clocks.items() if load == load_id},
             comms,
         )
+        stacks = taken.get(load_id, recording.table("samples").iloc[:0])
+        if divided:
+            _divide(threads, samples.tallies(mine, stacks))
         result.append(
             _load(
                 rows[load_id],
@@ -107,7 +116,16 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
                 partial=not all(span.whole for span in mine),
             )
         )
+        if recording.meta.get("sample_hz"):
+            result[-1]["samples"] = samples.functions(mine, stacks)
     return result
+
+
+def _divide(threads: list[dict[str, Any]], tallied: Mapping[time.Span, samples.Tally]) -> None:
+    """The threads' phases in place, by their samples."""
+    for thread in threads:
+        mine = [tally for span, tally in tallied.items() if span.first.tid == thread["tid"]]
+        thread["phases"] = samples.divide(thread["phases"], samples.together(mine))
 
 
 def _load(

@@ -11,11 +11,12 @@ import ctypes
 PHASE_MAX = 32
 HOOK_MAX = 128
 DEPTH_MAX = 16
+FRAMES_MAX = 63
 COUNTER_MAX = 32
 PHASE_OUTER = 0xFF
 
 MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE = range(3)
-EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL = 1, 2, 3, 4
+EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_SAMPLE = 1, 2, 3, 4, 5
 BUFFER_KINDS = {1: "export", 2: "release"}
 SNAP_KINDS = {1: "begin", 2: "end", 3: "fork", 4: "exit", 5: "work-begin", 6: "work-end"}
 
@@ -132,6 +133,20 @@ class Interval(ctypes.Structure):
         ("reserved", u32),
         ("start", u64),
         ("end", u64),
+    )
+
+
+class Sample(ctypes.Structure):
+    """struct sample up to its addresses, of which ``bytes`` bytes follow."""
+
+    _fields_ = (
+        ("type", u32),
+        ("bytes", u32),
+        ("tid", u32),
+        ("tgid", u32),
+        ("phase", u32),
+        ("mode", u32),
+        ("at", u64),
     )
 
 

@@ -17,12 +17,14 @@ from typing import Any
 
 from dmatrace.errors import CannotHere
 
-PROG_TYPE_KPROBE, PROG_TYPE_TRACING = 2, 26
+PROG_TYPE_KPROBE, PROG_TYPE_PERF_EVENT, PROG_TYPE_TRACING = 2, 7, 26
 TRACE_FENTRY, TRACE_FEXIT, PERF_EVENT = 24, 25, 41  # enum bpf_attach_type
 
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_FLAG_FD_CLOEXEC = 8
+_PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_CPU_CLOCK = 1, 0
+_EXCLUDE_IDLE, _FREQUENCY = 1 << 7, 1 << 10  # bits of perf_event_attr's flags
 
 
 @lru_cache(maxsize=1)
@@ -207,15 +209,34 @@ def attach_kprobe(prog_fd: int, function: str, cookie: int, *, on_return: bool) 
         config=int(on_return),
         config1=ctypes.addressof(name),
     )
+    return _attach_event(prog_fd, attr, cpu=0, cookie=cookie, what=f"kprobe {function}")
+
+
+def attach_clock(prog_fd: int, cpu: int, hz: int) -> list[int]:
+    """A software clock that interrupts ``cpu`` ``hz`` times a second, unless it idles.
+
+    The event's and the link's fd; both vanish with this process.
+    """
+    attr = _PerfAttr(
+        type=_PERF_TYPE_SOFTWARE,
+        size=ctypes.sizeof(_PerfAttr),
+        config=_PERF_COUNT_SW_CPU_CLOCK,
+        sample_period=hz,
+        flags=_EXCLUDE_IDLE | _FREQUENCY,
+    )
+    return _attach_event(prog_fd, attr, cpu=cpu, cookie=0, what=f"cpu-clock at {hz} Hz")
+
+
+def _attach_event(prog_fd: int, attr: _PerfAttr, *, cpu: int, cookie: int, what: str) -> list[int]:
     number = _PERF_EVENT_OPEN[platform.machine()]
     libc = ctypes.CDLL(None, use_errno=True)
-    event = libc.syscall(number, ctypes.byref(attr), -1, 0, -1, _PERF_FLAG_FD_CLOEXEC)
+    event = libc.syscall(number, ctypes.byref(attr), -1, cpu, -1, _PERF_FLAG_FD_CLOEXEC)
     if event < 0:
-        raise OSError(ctypes.get_errno(), f"kprobe {function}")
+        raise OSError(ctypes.get_errno(), what)
     options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), cookie=cookie)
     try:
         link = _checked(
-            library().bpf_link_create(prog_fd, event, PERF_EVENT, ctypes.byref(options)), function
+            library().bpf_link_create(prog_fd, event, PERF_EVENT, ctypes.byref(options)), what
         )
     except OSError:
         os.close(event)

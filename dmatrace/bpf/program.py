@@ -24,6 +24,8 @@ from dmatrace.bpf.constants import constants, lacking
 from dmatrace.bpf.hook import ENTRY_HANDLERS, EXIT_HANDLERS, Tap
 from dmatrace.bpf.hooks import BIO_RELEASE, DIO_COMPLETE, DIO_TAP, HOOKS
 from dmatrace.bpf.resolve import Attachment, check_names, describe, exists, options, taps
+from dmatrace.bpf.stacks import left_out
+from dmatrace.detail import EXACT, Detail
 from dmatrace.errors import CannotHere, DmatraceError
 from dmatrace.phases import PHASE_ID
 
@@ -72,13 +74,15 @@ def check_machine(without: Collection[str]) -> None:
     taps(without)
 
 
-def source(present: Collection[Tap]) -> str:
+def source(present: Collection[Tap], *, sampled: bool = False) -> str:
     """The C text: one translation unit, because bcc rewrites only its main file."""
     package = resources.files("dmatrace.bpf")
     names = ["dmatrace.h", "stack.c", "handlers.c", "probes.c", "work.c", "direct.c"]
     names += [tap.source for tap in present if tap.source not in names]
     if any(tap.source == "block.c" for tap in present):
         names.append("pins.c")
+    if sampled:
+        names.append("samples.c")
     return "".join(f'#line 1 "{name}"\n{(package / name).read_text()}\n' for name in names)
 
 
@@ -115,6 +119,11 @@ def _output_kept(into: list[str]) -> Iterator[None]:
         os.close(kept)
 
 
+def _tap_name(function: bytes) -> str:
+    """Of bcc's "tracepoint__system__event" or "raw_tracepoint__event"."""
+    return function.decode().split("__", 1)[1].replace("__", ":")
+
+
 def _close(fds: list[int]) -> None:
     """Close and forget, last first."""
     while fds:
@@ -131,13 +140,19 @@ class Program:
     """
 
     def __init__(
-        self, mode: str, without: Collection[str] = (), *, follow_fork: bool = True
+        self,
+        mode: str,
+        without: Collection[str] = (),
+        *,
+        follow_fork: bool = True,
+        detail: Detail = EXACT,
     ) -> None:
         check_names(without)
         self.messages: list[str] = []
         self._links: list[int] = []
         self._attachers: list[Callable[[], list[int]]] = []
         self._fds: list[int] = []
+        self._names: dict[int, str] = {}
         self._programs: dict[str, int] = {}
         self._taps: list[tuple[bool, str]] = []
         self.bpf: Any = None
@@ -152,8 +167,10 @@ class Program:
         if any(tap.source == "block.c" for tap in present):
             hooks.append((BIO_RELEASE, 0))
         missing = lacking(btf)
+        sampled = left_out(detail) - {*without}
+        passed = {*without, *sampled}
         wanted = [
-            (hook, n, options(hook, n, mode, missing) if hook.name not in without else [])
+            (hook, n, options(hook, n, mode, missing) if hook.name not in passed else [])
             for hook, n in hooks
         ]
         flags = [f"-D{k}={v}" for k, v in constants(btf, follow_fork=follow_fork).items()]
@@ -161,13 +178,15 @@ class Program:
         # Headers of 7.x, which bcc itself includes, use Microsoft's anonymous members.
         flags += ["-fms-extensions", "-Wno-everything"]
         try:
-            self.bpf = self._compile(bcc, source(present), flags)
+            self.bpf = self._compile(bcc, source(present, sampled=detail.hz > 0), flags)
             attached = [self._attach_first(Attachment(hook, n), ways) for hook, n, ways in wanted]
             self._load_taps(bcc.BPF, present)
+            if detail.hz:
+                self._sample(detail.hz)
         except BaseException:
             self.close()
             raise
-        self.hooks = describe(attached, found)
+        self.hooks = describe(attached, found, sampled)
 
     def _compile(self, bcc: Any, text: str, flags: list[str]) -> Any:
         class Unattached(bcc.BPF):  # type: ignore[misc]
@@ -257,8 +276,38 @@ class Program:
             btf_id=item.btf_id,
             btf_fd=item.btf_fd,
         )
-        self._fds.append(fd)
+        self._own(fd, f"{item.hook.name} {'exit' if on_return else 'entry'}")
         return fd
+
+    def _own(self, fd: int, name: str) -> None:
+        self._fds.append(fd)
+        self._names[fd] = name
+
+    def _sample(self, hz: int) -> None:
+        """Interrupt every CPU ``hz`` times a second."""
+        start, size = self._instructions("on_cpu_clock")
+        fd = libbpf.load("dmt_on_cpu_clock", libbpf.PROG_TYPE_PERF_EVENT, start, size)
+        self._own(fd, "cpu-clock samples")
+        clocks = [partial(libbpf.attach_clock, fd, cpu, hz) for cpu in self._online()]
+        try:
+            for attach in clocks:
+                self._links += attach()
+        except OSError as error:
+            raise CannotHere(
+                f"this kernel refuses to sample stacks: {error}", do="use --detail exact"
+            ) from None
+        self._attachers += clocks
+
+    @staticmethod
+    def _online() -> list[int]:
+        from bcc.utils import get_online_cpus
+
+        return list(get_online_cpus())
+
+    def symbol(self, address: int) -> str:
+        """The kernel function at an address; "" where there is none."""
+        name: bytes = self.bpf.ksym(address)
+        return "" if name == b"[unknown]" else name.decode(errors="replace")
 
     def _kprobe(self, name: str) -> int:
         """One program serves all functions: kprobes have no target at load time."""
@@ -266,7 +315,7 @@ class Program:
             start, size = self._instructions(name)
             fd = libbpf.load(f"dmt_{name}", libbpf.PROG_TYPE_KPROBE, start, size)
             self._programs[name] = fd
-            self._fds.append(fd)
+            self._own(fd, name)
         return self._programs[name]
 
     def _load_taps(self, kinds: Any, present: Collection[Tap]) -> None:
@@ -317,15 +366,20 @@ class Program:
             self.bpf.cleanup()
             self.bpf = None
 
-    def run_stats(self) -> tuple[int, int]:
-        """(run time in ns, runs) summed over our programs; zeros unless BPF stats are on."""
-        total, runs = 0, 0
-        for fd in [*self._fds, *(function.fd for function in self.bpf.funcs.values())]:
+    def run_stats(self) -> list[dict[str, Any]]:
+        """{name, run_time_ns, run_cnt} of each program, the costliest first; BPF stats count.
+
+        kprobes of all hooks share two programs; fentry has a pair for each hook.
+        """
+        named = [(fd, self._names[fd]) for fd in self._fds]
+        named += [(each.fd, _tap_name(name)) for name, each in self.bpf.funcs.items()]
+        found = []
+        for fd, name in named:
             with suppress(OSError), open(f"/proc/self/fdinfo/{fd}") as lines:
                 fields = dict(line.split(":", 1) for line in lines if ":" in line)
-                total += int(fields.get("run_time_ns", 0))
-                runs += int(fields.get("run_cnt", 0))
-        return total, runs
+                ran = {key: int(fields.get(key, 0)) for key in ("run_time_ns", "run_cnt")}
+                found.append({"name": name, **ran})
+        return sorted(found, key=lambda row: -row["run_time_ns"])
 
     def table(self, name: str) -> Any:
         """One of the program's maps, or None if its C file is not part of this plan."""

@@ -66,9 +66,14 @@ class Attachment:
 
 
 def describe(
-    hooks: Iterable[Attachment], found: Iterable[tuple[Tap, bool]]
+    hooks: Iterable[Attachment],
+    found: Iterable[tuple[Tap, bool]],
+    left_out: Collection[str] = (),
 ) -> list[dict[str, object]]:
-    """The recording's ``hooks`` list: what was attached, and what a missing one hides."""
+    """The recording's ``hooks`` list: what was attached, and what a missing one hides.
+
+    ``left_out``: hooks that samples stand in for; their time is not hidden.
+    """
     rows: list[dict[str, object]] = []
     for item in hooks:
         rows.append(
@@ -76,8 +81,8 @@ def describe(
                 "name": item.hook.name,
                 "function": item.function,
                 "phase": item.hook.phase,
-                "attached": item.backend,
-                "hides": None if item.backend else item.hook.hides,
+                "attached": "samples" if item.hook.name in left_out else item.backend,
+                "hides": None if item.backend or item.hook.name in left_out else item.hook.hides,
             }
         )
     for tap, present in found:

@@ -74,6 +74,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "page_cache": _columns("t_ns load_id dev ino:uint64 added removed removed_self current peak"),
     # event: export|release.
     "buffers": _columns("t_ns load_id event:str ino:uint64 size exporter:str tid tgid"),
+    # Kernel stacks of traced threads on a CPU.  cell: the phase that the tracer charged the
+    # moment to; phase: the one that owns the stack; functions: "outer;inner", "" in user space.
+    "samples": _columns("t_ns load_id tid cell:str phase:str functions:str count"),
     # Calls of the hooks that report them: allocation, for overlap, and the loader module's steps.
     "intervals": _columns("load_id tid phase:str start_ns end_ns hook:str?"),
 }

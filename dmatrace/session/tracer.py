@@ -17,6 +17,8 @@ from typing import Any
 from dmatrace.bpf import layout
 from dmatrace.bpf.hooks import HOOKS
 from dmatrace.bpf.program import Program
+from dmatrace.bpf.stacks import Decoder, owners
+from dmatrace.detail import EXACT, Detail
 from dmatrace.phases import PHASE_ID, PHASES
 from dmatrace.session.changes import BpfStats
 
@@ -43,14 +45,22 @@ class Tracer:
         *,
         follow_fork: bool = True,
         stats: bool = True,
+        detail: Detail = EXACT,
     ) -> None:
         self.rows: dict[str, list[Row]] = {}
         self.load_id = -1
-        self.program = Program(mode, without, follow_fork=follow_fork)
+        self.detail = detail
+        self._samples: list[tuple[int, bytes]] = []
+        self.program = Program(mode, without, follow_fork=follow_fork, detail=detail)
         try:
             self.program.check_layout()
             self._bpf = self.program.bpf
             self._bpf["events"].open_ring_buffer(self._record)
+            known = owners(self.hooks, without)
+            exact = detail.level == "exact"
+            self._decoder = Decoder(self.program.symbol, known, exact=exact)
+            if detail.hz:
+                self.program.symbol(0)  # reads all of kallsyms, once: now, not in a load
             self._stats = BpfStats() if stats else None
         except BaseException:
             self.program.close()
@@ -98,9 +108,16 @@ class Tracer:
         """Take everything that was written before this call."""
         self._bpf.ring_buffer_consume()
 
-    def take(self) -> dict[str, list[Row]]:
-        """The rows so far; the caller owns them now."""
+    def take(self, *, samples: bool = True) -> dict[str, list[Row]]:
+        """The rows so far; the caller owns them now.
+
+        Without ``samples`` these wait for the next call: to name their functions takes
+        time, which a load under way should not pay for.
+        """
         rows, self.rows = self.rows, {}
+        if samples and self._samples:
+            rows["samples"] = [self._decoder.row(data, load) for load, data in self._samples]
+            self._samples.clear()
         return rows
 
     def _add(self, table: str, row: Row) -> None:
@@ -111,6 +128,8 @@ class Tracer:
         if kind == layout.EV_SNAPSHOT:
             snapshot = layout.Snapshot.from_address(data)
             self._snapshot(snapshot, layout.SNAP_KINDS.get(snapshot.kind, "poll"), snapshot.at)
+        elif kind == layout.EV_SAMPLE:
+            self._samples.append((self.load_id, ctypes.string_at(data, size)))
         elif kind == layout.EV_REQUEST:
             self._request(layout.Request.from_address(data))
         elif kind == layout.EV_BUFFER:
@@ -239,8 +258,11 @@ class Tracer:
         """Records and threads that found no room."""
         return int(self._bpf["lost"][0].value)
 
-    def self_cost(self) -> tuple[int, int]:
-        """(BPF run time in ns, runs) since tracing began; zeros without BPF statistics."""
+    def self_cost(self) -> list[Row]:
+        """{name, run_time_ns, run_cnt} of each BPF program since tracing began.
+
+        The costliest first; zeros without BPF statistics.
+        """
         return self.program.run_stats()
 
     @contextlib.contextmanager

@@ -49,13 +49,13 @@ CONTRACT: dict[str, Any] = {
 
 # Keys added to the contract's.  A key in neither list is a mistake.
 ADDED = {
-    "": {"machine", "started", "detail", "page_size", "complete", "torn"},
+    "": {"machine", "started", "detail", "sample_hz", "page_size", "complete", "torn"},
     "loads": {"load_id", "failed", "refused", "partial", "stack", "steps", "module"},
     "loads.memory": {"mapped"},
     "loads.threads": {"clock", "owner", "sched_run_ns", "sched_wait_ns", "mark_ns", "wake_ns"},
     "loads.stack": {"lost_exits", "overflows"},
     "target": {"strategies"},
-    "self": {"bpf_runs"},
+    "self": {"bpf_runs", "programs"},
 }
 
 
