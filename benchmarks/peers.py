@@ -35,6 +35,15 @@ from typing import Any
 
 OUT = Path(__file__).resolve().parents[1] / "build"
 LEDGER = "page-cache ledger"
+CONTENDERS = (
+    "nothing",
+    "dmatrace sampled",
+    "sampled without ledger",
+    "dmatrace exact",
+    "exact without statistics",
+    "bpftrace",
+    "bcc tools",
+)
 READY_S = 300  # an emulated machine compiles slowly
 
 Attach = Callable[[int], contextlib.AbstractContextManager[None]]
@@ -52,7 +61,10 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default: 3")
     parser.add_argument("--loads", type=int, default=3, metavar="N", help="a round (default: 3)")
     parser.add_argument(
-        "--contenders", default="", metavar="NAME[,NAME...]", help="only these (default: all)"
+        "--contenders",
+        default=",".join(CONTENDERS),
+        metavar="NAME[,NAME...]",
+        help="only these (default: all)",
     )
     parser.add_argument("--seed", type=int, default=1, help="of the orders (default: 1)")
     parser.add_argument("--here", action="store_true", help="not in the lab's guest")
@@ -114,9 +126,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         )
         plain = Recorder(request, None, None, say)
         stack.callback(plain.close)
-        rows = contenders(request, say, stack)
-        if args.contenders:
-            rows = {name: rows[name] for name in args.contenders.split(",")}
+        rows = contenders(request, say, stack, args.contenders.split(","))
         for name in names:  # The first pays for memory never touched before.
             wall(plain, name)
         for number in range(args.rounds):
@@ -197,25 +207,29 @@ def wall(recorder: Any, strategy: str) -> int:
     return int(row["wall_ns"])
 
 
-def contenders(request: Any, say: Any, stack: contextlib.ExitStack) -> dict[str, Contender]:
-    """Everyone by name; nobody is attached."""
+def contenders(
+    request: Any, say: Any, stack: contextlib.ExitStack, wanted: list[str]
+) -> dict[str, Contender]:
+    """Those that are wanted by name; nobody is attached."""
     from dmatrace.detail import EXACT, HZ, Detail
     from dmatrace.session.strategies import Recorder
     from dmatrace.session.tracer import Tracer
 
     found: dict[str, Contender] = {
         # Nothing at all, as a contender: how far the method itself is from 1.
-        "(nothing)": Contender(lambda _pid: contextlib.nullcontext())
+        "nothing": Contender(lambda _pid: contextlib.nullcontext())
     }
     functions: list[str] = []
     for name, detail, stats, without in (
         # Which part of the cost is the page cache's ledger, whose events come once per folio.
-        ("sampled, no ledger", Detail("sampled", HZ), True, (LEDGER,)),
+        ("sampled without ledger", Detail("sampled", HZ), True, (LEDGER,)),
         ("dmatrace sampled", Detail("sampled", HZ), True, ()),
         # Without the kernel's statistics of run time, which a recording switches on.
-        ("exact, no statistics", EXACT, False, ()),
+        ("exact without statistics", EXACT, False, ()),
         ("dmatrace exact", EXACT, True, ()),
     ):
+        if name not in wanted and name != "dmatrace exact":  # which knows the functions
+            continue
         say(f"compiling {name}")
         tracer = Tracer(without=without, detail=detail, stats=False)
         stack.callback(tracer.close)
@@ -240,7 +254,10 @@ def contenders(request: Any, say: Any, stack: contextlib.ExitStack) -> dict[str,
             ("Tracing", "Tracing", "TIME", "HITS"),
         )
     )
-    return found
+    unknown = [name for name in wanted if name not in found]
+    if unknown:
+        raise SystemExit(f"peers: no contender {unknown[0]!r}; there are: {', '.join(CONTENDERS)}")
+    return {name: found[name] for name in CONTENDERS if name in wanted}
 
 
 def unpaused(tracer: Any, stats: bool) -> Attach:
