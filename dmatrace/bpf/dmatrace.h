@@ -14,7 +14,7 @@
 #define HOOK_MAX 128   /* hooks in the table; power of two                */
 #define DEPTH_MAX 16   /* nested hooks; deepest seen is 7 (write fault)    */
 #define COUNTER_MAX 32
-#define FRAMES_MAX 63     /* of a sampled stack; its bytes fit a mask of 511 */
+#define FRAMES_MAX 64     /* room for a sampled stack; the last stays empty */
 #define PHASE_OUTER 0xff  /* of a hook that stays in the phase around it */
 
 enum mode { MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE };
@@ -123,7 +123,7 @@ struct sample {
 	u32 phase;              /* of the innermost frame: whose cell the time goes to */
 	u32 mode;
 	u64 at;
-	u64 ips[FRAMES_MAX + 1];  /* kernel stack, innermost first */
+	u64 ips[FRAMES_MAX];  /* kernel stack, innermost first */
 };
 
 struct file_key {

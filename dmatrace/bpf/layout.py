@@ -11,7 +11,7 @@ import ctypes
 PHASE_MAX = 32
 HOOK_MAX = 128
 DEPTH_MAX = 16
-FRAMES_MAX = 63
+FRAMES_MAX = 64
 COUNTER_MAX = 32
 PHASE_OUTER = 0xFF
 
@@ -137,7 +137,7 @@ class Interval(ctypes.Structure):
 
 
 class Sample(ctypes.Structure):
-    """struct sample up to its addresses, of which ``bytes`` bytes follow."""
+    """struct sample: a kernel stack, innermost address first."""
 
     _fields_ = (
         ("type", u32),
@@ -147,7 +147,14 @@ class Sample(ctypes.Structure):
         ("phase", u32),
         ("mode", u32),
         ("at", u64),
+        ("ips", u64 * FRAMES_MAX),
     )
+
+
+class SampleHead(ctypes.Structure):
+    """The EV_SAMPLE record without its addresses, of which ``bytes`` bytes follow."""
+
+    _fields_ = Sample._fields_[:-1]
 
 
 class FileKey(ctypes.Structure):

@@ -23,7 +23,7 @@ int on_cpu_clock(void *ctx)
 	if (!s)
 		return 0;
 	/* In user space there are no kernel frames, and that is an error here. */
-	bytes = bpf_get_stack(ctx, s->ips, FRAMES_MAX * sizeof(u64), 0);
+	bytes = bpf_get_stack(ctx, s->ips, (FRAMES_MAX - 1) * sizeof(u64), 0);
 	if (bytes < 0)
 		bytes = 0;
 	s->type = EV_SAMPLE;
@@ -33,7 +33,8 @@ int on_cpu_clock(void *ctx)
 	s->phase = t->phase;
 	s->mode = t->mode;
 	s->at = bpf_ktime_get_ns();
-	if (events.ringbuf_output(s, offsetof(struct sample, ips) + (bytes & 511), BPF_RB_NO_WAKEUP))
+	bytes &= FRAMES_MAX * sizeof(u64) - 1;  /* the verifier's bound */
+	if (events.ringbuf_output(s, offsetof(struct sample, ips) + bytes, BPF_RB_NO_WAKEUP))
 		count_lost();
 	return 0;
 }

@@ -93,8 +93,8 @@ class Decoder:
 
     def row(self, record: bytes, load_id: int) -> dict[str, object]:
         """One sample; its functions are in the order of folded stacks, innermost last."""
-        head = layout.Sample.from_buffer_copy(record)
-        at = ctypes.sizeof(layout.Sample)
+        head = layout.SampleHead.from_buffer_copy(record)
+        at = ctypes.sizeof(layout.SampleHead)
         addresses = memoryview(record)[at : at + head.bytes].cast("Q")
         functions = [self._name(address) for address in addresses]
         cell = PHASES[head.phase]

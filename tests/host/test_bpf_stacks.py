@@ -117,7 +117,7 @@ def test_a_tick_in_user_space_has_no_stack(machine: Machine) -> None:
     thread.phase = PHASE_ID["user"]
     machine.tick()
     (record,) = machine.raw_records()
-    assert len(record) == ctypes.sizeof(layout.Sample)
+    assert len(record) == ctypes.sizeof(layout.SampleHead)
     decoder = stacks.Decoder(lambda at: NAMES[at], attached(SAMPLED), exact=False)
     row = decoder.row(record, 1)
     assert (row["cell"], row["phase"], row["functions"]) == ("user", "user", "")
@@ -126,7 +126,7 @@ def test_a_tick_in_user_space_has_no_stack(machine: Machine) -> None:
 def test_the_deepest_stack_fits(machine: Machine) -> None:
     machine.tick(*[0x1000] * 100)
     (record,) = machine.raw_records()
-    assert len(record) == ctypes.sizeof(layout.Sample) + 8 * layout.FRAMES_MAX
+    assert len(record) == ctypes.sizeof(layout.SampleHead) + 8 * (layout.FRAMES_MAX - 1)
 
 
 def test_ticks_of_other_threads_write_nothing(machine: Machine) -> None:
