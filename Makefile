@@ -14,7 +14,7 @@ CASES ?= 100000
 SOAK_MINUTES ?= 30
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image demo test test-host test-long bench bench-attach bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots
+.PHONY: help setup packages image demo test test-host test-long bench bench-attach bench-peers bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots
 
 define install
 missing=; for package in $(1); do \
@@ -92,6 +92,9 @@ bench: image ## what the tracer costs, in the guest; wants a machine with nothin
 
 bench-attach: image ## until attached: cold, from the cache, bpftrace and bcc, in the guest
 	$(BIN)/python benchmarks/attach.py
+
+bench-peers: image ## what dmatrace, bpftrace and bcc's tools cost, beside each other, in the guest
+	$(BIN)/python benchmarks/peers.py
 
 bench-backends: image ## how far fentry and kprobe agree, in the guest
 	$(BIN)/python benchmarks/backends.py

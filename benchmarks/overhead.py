@@ -30,12 +30,13 @@ def main() -> int:
     parser.add_argument("--size", default="256M", help="bytes of the file (default: 256M)")
     parser.add_argument("--pairs", type=int, default=7, metavar="N", help="default: 7")
     parser.add_argument("--cache", choices=("cold", "warm"), default="cold")
+    parser.add_argument("--detail", choices=("exact", "sampled"), default="exact")
     parser.add_argument("--here", action="store_true", help="not in the lab's guest")
     args = parser.parse_args()
 
     document = recorded(
         ["--strategy", args.strategy, "--size", args.size, "--cache", args.cache,
-         "--raise-limits", "--ab", str(args.pairs)],
+         "--raise-limits", "--detail", args.detail, "--ab", str(args.pairs)],
         OUT / "overhead.dmt",
         here=args.here,
     )  # fmt: skip
@@ -47,6 +48,7 @@ def main() -> int:
 
 def _print(document: dict[str, Any], args: argparse.Namespace) -> None:
     print(f"{document['kernel']}, {document['machine']}; {args.cache} loads of {args.size}")
+    print(f"detail: {document['detail']}")
     print("wall time with the tracer / without, over interleaved pairs:")
     for row in document["self"]["ab"]:
         ratio = row["ratio"]

@@ -5,8 +5,9 @@ recorder closed the recording (``complete``), which tables lost their tail
 (``torn``), per load ``load_id``, ``failed``, ``refused``, ``partial`` (a
 thread's end was not seen), what the loader module reported of itself (``module``),
 its steps as they were traced (``steps``), the machine's dma-bufs at its end
-(``inventory``, null if nobody looked) and the counts of what the phase stack could
-not follow (``stack``).
+(``inventory``, null if nobody looked), the counts of what the phase stack could
+not follow (``stack``) and, where stacks were sampled, the functions they were in
+(``samples``).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis import arrays, block, critical, inventory, overlap, time
+from dmatrace.analysis import arrays, block, critical, inventory, overlap, samples, time
 from dmatrace.analysis.copies import copies
 from dmatrace.analysis.files import files
 from dmatrace.analysis.ledger import Tables, ledger, per_process
@@ -47,6 +48,7 @@ def document(recording: Recording) -> dict[str, Any]:
         "device": str(meta.get("device") or ""),
         "started": str(meta.get("started", "")),
         "detail": str(meta.get("detail", "")),
+        "sample_hz": int(meta.get("sample_hz") or 0),
         "page_size": int(meta.get("page_size") or 4096),
         "complete": recording.complete,
         "torn": sorted(recording.torn),
@@ -64,6 +66,7 @@ _PER_LOAD = ("requests", "intervals", "waits", "file_reads")
 #: Tables of the memory ledger that have a load_id.
 _SAMPLED = ("page_cache", "ledger", "runs", "buffers")
 _HOOK = {"name": "", "phase": "", "attached": None, "hides": None}
+_PROGRAM = {"name": "", "run_time_ns": 0, "run_cnt": 0}
 _SKIPPED = {"strategy": "", "why": "", "do": ""}
 
 
@@ -75,6 +78,7 @@ def _self_cost(found: Mapping[str, Any]) -> dict[str, Any]:
     numbers = ("bpf_ns", "bpf_runs", "recorder_cpu_ns", "recorder_rss")
     return {
         **{name: int(found.get(name) or 0) for name in numbers},
+        "programs": [_named(each, _PROGRAM) for each in found.get("programs") or []],
         "ab": list(found.get("ab") or []),
     }
 
@@ -86,11 +90,12 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     counted = time.cells(found, recording.table("counters"), "counter", ("value",))
     clocks = time.own_clocks(recording.table("threads"))
     comms = _comms(recording.table("threads"))
-    for name in (*_PER_LOAD, *_SAMPLED):
+    for name in (*_PER_LOAD, *_SAMPLED, "samples"):
         recording.part(name, 0)  # torn or damaged is to be said, whether or not there are loads
     dmabufs = inventory.by_load(recording.table("inventory"))
     windows = time.own_windows(recording.table("threads"))
     devices = recording.meta.get("devices") or []
+    divided = recording.meta.get("detail") == "sampled"
     rows = _load_rows(recording.table("loads"))
     for span in found:
         # A recorder killed before it named the load: the measurements still count.
@@ -119,6 +124,9 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
         )
         bill = memory(rows[load_id])
         bill |= ledger(rows[load_id], tables, processes, bill["cachestat_after"])
+        stacks = recording.part("samples", load_id)
+        if divided:
+            _divide(threads, samples.tallies(mine, stacks))
         result.append(
             _load(
                 rows[load_id],
@@ -133,7 +141,16 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
                 held=inventory.held(dmabufs.get(load_id, []), str(rows[load_id]["inventory"])),
             )
         )
+        if recording.meta.get("sample_hz"):
+            result[-1]["samples"] = samples.functions(mine, stacks)
     return result
+
+
+def _divide(threads: list[dict[str, Any]], tallied: Mapping[time.Span, samples.Tally]) -> None:
+    """The threads' phases in place, by their samples."""
+    for thread in threads:
+        mine = [tally for span, tally in tallied.items() if span.first.tid == thread["tid"]]
+        thread["phases"] = samples.divide(thread["phases"], samples.together(mine))
 
 
 def _load(

@@ -6,9 +6,10 @@ median of the wall time.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dmatrace.analysis.time import in_phase_order
@@ -36,6 +37,8 @@ class Summary:
     workers: int  # threads that worked for it, which are not its own
     work: Mapping[str, tuple[int, int, int]]  # their part of the phases
     per_byte: float
+    #: 95 % half-widths in ns, of phases that were divided by samples.
+    reaches: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -50,6 +53,11 @@ class Summary:
     def share(self, phase: str) -> float:
         """The phase's part of all thread time, 0 to 1."""
         return sum(self.phases.get(phase, (0, 0, 0))) / self.total if self.total else 0.0
+
+    def reach(self, phase: str) -> float | None:
+        """How far off its share can be at 95 %, 0 to 1; None: it was not divided by samples."""
+        ns = self.reaches.get(phase)
+        return None if ns is None else ns / (self.total or 1)
 
     def ranked(self) -> list[str]:
         """Its phases, the longest first."""
@@ -106,12 +114,27 @@ def _summary(label: str, group: Sequence[Mapping[str, Any]]) -> Summary:
         workers=_median(len(_workers(load)) for load in used),
         work=_medians([_phases(_workers(load)) for load in used]),
         per_byte=statistics.median(load["copies"]["per_byte"] for load in used),
+        reaches=_reaches(used),
     )
 
 
 def _told(loads: Sequence[Mapping[str, int] | None]) -> dict[str, int]:
     told = [load for load in loads if load]
     return {name: _median(one.get(name, 0) for one in told) for name in (told[0] if told else ())}
+
+
+def _reaches(loads: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """The median of the loads' own; threads of a load err independently of each other."""
+    found: dict[str, list[int]] = {}
+    for load in loads:
+        squares: dict[str, int] = {}
+        for thread in load["threads"]:
+            for row in thread["phases"]:
+                if row.get("ci_ns") is not None:
+                    squares[row["phase"]] = squares.get(row["phase"], 0) + row["ci_ns"] ** 2
+        for phase, square in squares.items():
+            found.setdefault(phase, []).append(math.isqrt(square))
+    return {phase: _median(each) for phase, each in found.items()}
 
 
 def _workers(load: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -124,7 +124,7 @@ def import_bcc() -> Any:
     return bcc
 
 
-def source(present: Collection[Tap]) -> str:
+def source(present: Collection[Tap], *, sampled: bool = False) -> str:
     """The C text: one translation unit, because bcc rewrites only its main file."""
     package = resources.files("dmatrace.bpf")
     ledger = ["ledger.c"] if any(tap.source == "pagecache.c" for tap in present) else []
@@ -133,6 +133,8 @@ def source(present: Collection[Tap]) -> str:
     names += [tap.source for tap in present if tap.source not in names]
     if any(tap.source == "block.c" for tap in present):
         names.append("pins.c")
+    if sampled:
+        names.append("samples.c")
     return "".join(f'#line 1 "{name}"\n{(package / name).read_text()}\n' for name in names)
 
 

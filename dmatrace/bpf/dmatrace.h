@@ -14,11 +14,14 @@
 #define HOOK_MAX 128   /* hooks in the table; power of two                */
 #define DEPTH_MAX 16   /* nested hooks; deepest seen is 7 (write fault)    */
 #define COUNTER_MAX 32
+#define FRAMES_MAX 64     /* room for a sampled stack; the last stays empty */
 #define PHASE_OUTER 0xff  /* of a hook that stays in the phase around it */
 
 enum mode { MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE };
 
-enum event_type { EV_SNAPSHOT = 1, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT, EV_RUN };
+enum event_type {
+	EV_SNAPSHOT = 1, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT, EV_RUN, EV_SAMPLE,
+};
 enum snap_kind { SNAP_BEGIN = 1, SNAP_END, SNAP_FORK, SNAP_EXIT, SNAP_WORK_BEGIN, SNAP_WORK_END };
 enum buffer_kind { BUFFER_EXPORT = 1, BUFFER_RELEASE };
 enum request_kind {
@@ -185,6 +188,18 @@ struct wait_event {
 	u64 start;
 	u64 woken;
 	u64 end;
+};
+
+/* A traced thread on its CPU when the clock ticked; written up to `bytes` of `ips`. */
+struct sample {
+	u32 type;
+	u32 bytes;              /* of ips; 0: user space */
+	u32 tid;
+	u32 tgid;
+	u32 phase;              /* of the innermost frame: whose cell the time goes to */
+	u32 mode;
+	u64 at;
+	u64 ips[FRAMES_MAX];  /* kernel stack, innermost first */
 };
 
 struct file_pages {

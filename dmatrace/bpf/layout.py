@@ -11,11 +11,12 @@ import ctypes
 PHASE_MAX = 32
 HOOK_MAX = 128
 DEPTH_MAX = 16
+FRAMES_MAX = 64
 COUNTER_MAX = 32
 PHASE_OUTER = 0xFF
 
 MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE = range(3)
-EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT, EV_RUN = 1, 2, 3, 4, 5, 6
+EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT, EV_RUN, EV_SAMPLE = range(1, 8)
 BUFFER_KINDS = {1: "export", 2: "release"}
 # enum request_kind, in order.
 REQUEST_KINDS = ("unknown", "direct", "readahead", "page-cache", "metadata", "swap")
@@ -186,6 +187,27 @@ class Interval(ctypes.Structure):
         ("start", u64),
         ("end", u64),
     )
+
+
+class Sample(ctypes.Structure):
+    """struct sample: a kernel stack, innermost address first."""
+
+    _fields_ = (
+        ("type", u32),
+        ("bytes", u32),
+        ("tid", u32),
+        ("tgid", u32),
+        ("phase", u32),
+        ("mode", u32),
+        ("at", u64),
+        ("ips", u64 * FRAMES_MAX),
+    )
+
+
+class SampleHead(ctypes.Structure):
+    """The EV_SAMPLE record without its addresses, of which ``bytes`` bytes follow."""
+
+    _fields_ = Sample._fields_[:-1]
 
 
 class Wait(ctypes.Structure):

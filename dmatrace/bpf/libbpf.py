@@ -19,14 +19,15 @@ from typing import Any
 
 from dmatrace.errors import CannotHere
 
-PROG_TYPE_KPROBE, PROG_TYPE_TRACING = 2, 26
+PROG_TYPE_KPROBE, PROG_TYPE_PERF_EVENT, PROG_TYPE_TRACING = 2, 7, 26
 PROG_TYPE_TRACEPOINT, PROG_TYPE_RAW_TRACEPOINT = 5, 17
 TRACE_FENTRY, TRACE_FEXIT, PERF_EVENT = 24, 25, 41  # enum bpf_attach_type
 
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_FLAG_FD_CLOEXEC = 8
-_PERF_TYPE_TRACEPOINT = 2
+_PERF_TYPE_SOFTWARE, _PERF_TYPE_TRACEPOINT, _PERF_COUNT_SW_CPU_CLOCK = 1, 2, 0
+_EXCLUDE_IDLE, _FREQUENCY = 1 << 7, 1 << 10  # bits of perf_event_attr's flags
 
 
 @lru_cache(maxsize=1)
@@ -291,11 +292,30 @@ def attach_raw_tracepoint(prog_fd: int, event: str) -> list[int]:
     return [checked(library().bpf_raw_tracepoint_open(event.encode(), prog_fd), event)]
 
 
-def _attach_event(prog_fd: int, what: str, cookie: int, **attributes: int) -> list[int]:
+def attach_clock(prog_fd: int, cpu: int, hz: int) -> list[int]:
+    """A software clock that interrupts ``cpu`` ``hz`` times a second, unless it idles.
+
+    The event's and the link's fd; both vanish with this process.
+    """
+    return _attach_event(
+        prog_fd,
+        f"cpu-clock at {hz} Hz",
+        0,
+        cpu=cpu,
+        type=_PERF_TYPE_SOFTWARE,
+        config=_PERF_COUNT_SW_CPU_CLOCK,
+        sample_period=hz,
+        flags=_EXCLUDE_IDLE | _FREQUENCY,
+    )
+
+
+def _attach_event(
+    prog_fd: int, what: str, cookie: int, *, cpu: int = 0, **attributes: int
+) -> list[int]:
     attr = _PerfAttr(size=ctypes.sizeof(_PerfAttr), **attributes)
     libc = ctypes.CDLL(None, use_errno=True)
     number = _PERF_EVENT_OPEN[platform.machine()]
-    event = libc.syscall(number, ctypes.byref(attr), -1, 0, -1, _PERF_FLAG_FD_CLOEXEC)
+    event = libc.syscall(number, ctypes.byref(attr), -1, cpu, -1, _PERF_FLAG_FD_CLOEXEC)
     if event < 0:
         raise OSError(ctypes.get_errno(), f"perf event of {what}")
     options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), cookie=cookie)

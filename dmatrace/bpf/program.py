@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dmatrace.bpf import cache, layout, libbpf
 from dmatrace.bpf.btf import kernel_btf
@@ -32,7 +33,9 @@ from dmatrace.bpf.resolve import (
     tracefs,
     without_double,
 )
-from dmatrace.errors import DmatraceError
+from dmatrace.bpf.stacks import left_out
+from dmatrace.detail import EXACT, Detail
+from dmatrace.errors import CannotHere, DmatraceError
 from dmatrace.phases import PHASE_ID
 
 # C file of a tap -> the tracepoints its programs are for, raw or with tracefs's fields.
@@ -94,7 +97,12 @@ class Program:
     """
 
     def __init__(
-        self, mode: str, without: Collection[str] = (), *, follow_fork: bool = True
+        self,
+        mode: str,
+        without: Collection[str] = (),
+        *,
+        follow_fork: bool = True,
+        detail: Detail = EXACT,
     ) -> None:
         check_names(without)
         self.messages: list[str] = []
@@ -103,6 +111,7 @@ class Program:
         self._links: list[int] = []
         self._attachers: list[Callable[[], list[int]]] = []
         self._fds: list[int] = []
+        self._names: dict[int, str] = {}
         self._programs: dict[str, int] = {}
         btf = kernel_btf()
         found = taps(without)
@@ -119,8 +128,10 @@ class Program:
         if exists(HEAP):
             hooks.append((HEAP, 0))
         missing = lacking(btf)
+        sampled = left_out(detail) - {*without}
+        passed = {*without, *sampled}
         wanted = [
-            (hook, n, options(hook, n, mode, missing) if hook.name not in without else [])
+            (hook, n, options(hook, n, mode, missing) if hook.name not in passed else [])
             for hook, n in hooks
         ]
         flags = [f"-D{k}={v}" for k, v in constants(btf, follow_fork=follow_fork).items()]
@@ -129,17 +140,20 @@ class Program:
         flags += ["-fms-extensions", "-Wno-everything"]
         formats = [_event(e) / "format" for t in present for e in _CLASSIC.get(t.source, ())]
         #: ``warm``: the program was compiled before, and kept.
-        self._compiled, self.warm = cache.compiled(source(present), flags, formats, self.messages)
+        text = source(present, sampled=detail.hz > 0)
+        self._compiled, self.warm = cache.compiled(text, flags, formats, self.messages)
         try:
             for each in self._compiled.maps:
                 self.tables[each.name] = Map(each)
             self.events = RingBuffer(self.tables["events"].fd)
             attached = [self._attach_first(Attachment(hook, n), ways) for hook, n, ways in wanted]
             self._attach_taps(present)
+            if detail.hz:
+                self._sample(detail.hz)
         except BaseException:
             self.close()
             raise
-        self.hooks = describe(attached, found)
+        self.hooks = describe(attached, found, sampled)
 
     def _attach_first(self, absent: Attachment, ways: list[Attachment]) -> Attachment:
         """The first way the kernel accepts; a listed function can still be refused.
@@ -184,11 +198,15 @@ class Program:
         self._links += links
         self._attachers += attachers
 
-    def _load(self, name: str, function: str, kind: int, **options: int) -> int:
-        """A function of the program, loaded under ``name``; its fd, which ``close`` closes."""
+    def _load(self, name: str, function: str, kind: int, called: str = "", **options: int) -> int:
+        """A function of the program, loaded under ``name``; its fd, which ``close`` closes.
+
+        ``called`` is what the statistics call it.
+        """
         fds = [table.fd for table in self.tables.values()]
         fd = libbpf.load(name, kind, self._compiled.linked(function, fds), **options)
         self._fds.append(fd)
+        self._names[fd] = called or name.removeprefix("dmt_")
         return fd
 
     def _tracing(self, item: Attachment, name: str, on_return: bool) -> int:
@@ -199,10 +217,26 @@ class Program:
             "dmt_" + item.hook.name.replace(" ", "_"),
             next(each for each in names if each in self._compiled.functions),
             libbpf.PROG_TYPE_TRACING,
+            f"{item.hook.name} {'exit' if on_return else 'entry'}",
             attach_type=libbpf.TRACE_FEXIT if on_return else libbpf.TRACE_FENTRY,
             btf_id=item.btf_id,
             btf_fd=item.btf_fd,
         )
+
+    def _sample(self, hz: int) -> None:
+        """Interrupt every CPU ``hz`` times a second."""
+        fd = self._load(
+            "dmt_on_cpu_clock", "on_cpu_clock", libbpf.PROG_TYPE_PERF_EVENT, "cpu-clock samples"
+        )
+        clocks = [partial(libbpf.attach_clock, fd, cpu, hz) for cpu in _online()]
+        try:
+            for attach in clocks:
+                self._links += attach()
+        except OSError as error:
+            raise CannotHere(
+                f"this kernel refuses to sample stacks: {error}", do="use --detail exact"
+            ) from None
+        self._attachers += clocks
 
     def _kprobe(self, name: str) -> int:
         """One program serves all functions: kprobes have no target at load time."""
@@ -255,15 +289,18 @@ class Program:
         while self.tables:
             self.tables.popitem()[1].close()
 
-    def run_stats(self) -> tuple[int, int]:
-        """(run time in ns, runs) summed over our programs; zeros unless BPF stats are on."""
-        total, runs = 0, 0
-        for fd in self._fds:
+    def run_stats(self) -> list[dict[str, Any]]:
+        """{name, run_time_ns, run_cnt} of each program, the costliest first; BPF stats count.
+
+        kprobes of all hooks share two programs; fentry has a pair for each hook.
+        """
+        found = []
+        for fd, name in self._names.items():
             with suppress(OSError), open(f"/proc/self/fdinfo/{fd}") as lines:
                 fields = dict(line.split(":", 1) for line in lines if ":" in line)
-                total += int(fields.get("run_time_ns", 0))
-                runs += int(fields.get("run_cnt", 0))
-        return total, runs
+                ran = {key: int(fields.get(key, 0)) for key in ("run_time_ns", "run_cnt")}
+                found.append({"name": name, **ran})
+        return sorted(found, key=lambda row: -row["run_time_ns"])
 
     def table(self, name: str) -> Map | None:
         """One of the program's maps, or None if its C file is not part of this plan."""
@@ -280,6 +317,15 @@ class Program:
                         f"struct {name}: {theirs} bytes in C, {ctypes.sizeof(mine)} in Python",
                         do="this is a bug: dmatrace.h and layout.py must agree",
                     )
+
+
+def _online() -> list[int]:
+    """The CPUs that are on, of a list such as "0-3,5"."""
+    found: list[int] = []
+    for part in Path("/sys/devices/system/cpu/online").read_text().strip().split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
 
 
 def _event(event: str) -> Path:

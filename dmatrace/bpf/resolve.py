@@ -67,9 +67,14 @@ class Attachment:
 
 
 def describe(
-    hooks: Collection[Attachment], found: Iterable[tuple[Tap, bool]]
+    hooks: Collection[Attachment],
+    found: Iterable[tuple[Tap, bool]],
+    left_out: Collection[str] = (),
 ) -> list[dict[str, object]]:
-    """The recording's ``hooks`` list: what was attached, and what a missing one hides."""
+    """The recording's ``hooks`` list: what was attached, and what a missing one hides.
+
+    ``left_out``: hooks that samples stand in for; their time is not hidden.
+    """
     rows: list[dict[str, object]] = []
     for item in hooks:
         rows.append(
@@ -77,8 +82,8 @@ def describe(
                 "name": item.hook.name,
                 "function": item.function,
                 "phase": item.hook.phase,
-                "attached": item.backend,
-                "hides": None if item.backend else item.hook.hides,
+                "attached": "samples" if item.hook.name in left_out else item.backend,
+                "hides": None if item.backend or item.hook.name in left_out else item.hook.hides,
             }
         )
     done = {item.hook.name: item for item in hooks if item.backend and item.hook.on_exit != "none"}

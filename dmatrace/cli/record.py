@@ -8,6 +8,8 @@ import sys
 
 from dmatrace import safe
 from dmatrace.cli import arguments
+from dmatrace.detail import DEFAULT_LEVEL, HZ, HZ_MAX, LEVELS, detail
+from dmatrace.errors import UsageError
 
 NAME = "record"
 HELP = "run load strategies under the tracer and record where time and memory go"
@@ -24,6 +26,7 @@ examples:
   sudo dmatrace record --strategy udmabuf-dio --size 1G --raise-limits
   sudo dmatrace record --strategy dmabuf-gather-dio --size 1G --load-module
   sudo dmatrace record --strategy dmabuf-bio --size 8G --interval 1s
+  sudo dmatrace record --strategy memfd-bio --size 1G --detail sampled --ab 7
 """
 
 
@@ -129,9 +132,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     tracing.add_argument(
         "--detail",
-        choices=("exact",),
-        default="exact",
-        help="exact: every hook on every event",
+        choices=LEVELS,
+        default=DEFAULT_LEVEL,
+        help="exact: every hook on every event; sampled: no hook that fires for every page,"
+        f" kernel stacks in their place (default: {DEFAULT_LEVEL})",
+    )
+    tracing.add_argument(
+        "--sample",
+        type=arguments.positive,
+        default=None,
+        metavar="HZ",
+        help=f"sample the stacks of traced threads so often, up to {HZ_MAX} times a second"
+        f" (default: {HZ} with --detail sampled, else not at all)",
     )
     tracing.add_argument(
         "--interval",
@@ -156,6 +168,8 @@ def run(args: argparse.Namespace) -> int:
     from dmatrace.session.plan import Options, record
     from dmatrace.session.progress import Progress
 
+    if args.sample is not None and args.sample > HZ_MAX:
+        raise UsageError(f"--sample {args.sample} is too often", do=f"at most {HZ_MAX}")
     options = Options(
         strategies=args.strategy,
         file=args.file,
@@ -174,6 +188,7 @@ def run(args: argparse.Namespace) -> int:
         raise_limits=args.raise_limits,
         hooks=args.hooks,
         without=tuple(args.without),
+        detail=detail(args.detail, args.sample),
         ab=args.ab,
         interval=args.interval,
         say=Progress(quiet=args.quiet),

@@ -48,7 +48,8 @@ class Kernel:
 # mmdebstrap is given the suite alone: it then takes Debian's default mirror, or
 # the one in the machine's own apt sources, so that no host is named here.
 KERNELS = (
-    Kernel("6.12", suite="trixie", python="3.13"),
+    # bpfcc-tools: what `make bench-peers` compares with.
+    Kernel("6.12", suite="trixie", python="3.13", packages=(*COMMON_PACKAGES, "bpfcc-tools")),
     # No dma-heaps and no udmabuf: what can run there is told, and why the rest cannot.
     Kernel("6.1", suite="bookworm", python="3.11"),
     Kernel(

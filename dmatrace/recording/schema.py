@@ -113,6 +113,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "runs": _columns("load_id tid tgid kind:str dev ino:uint64 start end since_ns until_ns"),
     # event: export|release.  heap: of an export from a dma-heap, its name.
     "buffers": _columns("t_ns load_id event:str ino:uint64 size exporter:str tid tgid heap:str?"),
+    # Kernel stacks of traced threads on a CPU.  cell: the phase that the tracer charged the
+    # moment to; phase: the one that owns the stack; functions: "outer;inner", "" in user space.
+    "samples": _columns("t_ns load_id tid cell:str phase:str functions:str count"),
     # Calls of the hooks that report them: allocation, for overlap, and the loader module's steps.
     "intervals": _columns("load_id tid phase:str start_ns end_ns hook:str?"),
     # Every dma-buf of the machine at the end of a load, while it is held: a row for each

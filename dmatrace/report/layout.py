@@ -37,6 +37,11 @@ class Style:
     color: bool = False
     ascii: bool = False
 
+    @property
+    def plus_minus(self) -> str:
+        """What stands before an interval."""
+        return "+-" if self.ascii else "±"
+
     def paint(self, text: str, name: str) -> str:
         """``text`` in a colour, which never carries meaning alone."""
         return f"\033[{_CODES[name]}m{text}\033[0m" if self.color and text else text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from dmatrace.report.layout import WIDTH, Style
 from dmatrace.sizes import format_ns, format_size, short_size
 
 _NAME = 22
+_MOST = 5  # functions a load
+_COSTLIEST = 3  # BPF programs
 
 _BILL = {
     "cache+": "page_cache_added",
@@ -39,6 +42,29 @@ def bill(loads: Sequence[Summary], style: Style) -> Iterator[str]:
         "cache+ and cache-: page cache added and removed; peak, end: the file's share of it;"
         " pinned: peak of pinned pages; copies: bytes the CPU copied per byte loaded."
     )
+
+
+def functions(document: Mapping[str, Any], loads: Sequence[Summary], style: Style) -> Iterator[str]:
+    """What the sampled stacks were in, innermost; nothing where none were taken."""
+    if not document.get("sample_hz"):
+        return
+    yield style.paint("functions on a CPU, by sampled stacks", "bold")
+    for load in loads:
+        counted: Counter[str] = Counter()
+        total = 0
+        for one in load.loads:
+            total += one["samples"]["count"]
+            for row in one["samples"]["functions"]:
+                counted[row["function"] or "[user space]"] += row["count"]
+        most = ", ".join(
+            f"{name} {100 * count / total:.0f}%" for name, count in counted.most_common(_MOST)
+        )
+        yield from _item(style, load.label, f"{total} samples: {most or '-'}")
+    if any(load.reaches for load in loads):
+        yield from style.wrap(
+            f"cpu time inside the hooks' exact bounds is divided by these, {document['sample_hz']}"
+            f" a second; {style.plus_minus} is the 95 % interval."
+        )
 
 
 def block(loads: Sequence[Summary], style: Style) -> Iterator[str]:
@@ -206,6 +232,13 @@ def trust(document: Mapping[str, Any], style: Style) -> Iterator[str]:
         "  ",
         "",
     )
+    costliest = [each for each in own.get("programs", []) if each["run_time_ns"]][:_COSTLIEST]
+    if costliest:
+        said = ", ".join(
+            f"{each['name']} {format_ns(each['run_time_ns'])} in {each['run_cnt']}"
+            for each in costliest
+        )
+        yield from style.wrap(f"Most of BPF: {said} runs.", "  ", "")
     for pair in own["ab"]:
         ratio = pair["ratio"]
         yield from _item(

@@ -35,6 +35,7 @@ def render(document: Mapping[str, Any], *, color: bool = False, ascii_only: bool
         blocks.append(list(_lines(loads, style)))
     if loads:
         blocks += [
+            list(sections.functions(document, loads, style)),
             list(sections.bill(loads, style)),
             list(memory.memory(loads, style)),
             list(io.copies(loads, style)),
@@ -97,22 +98,26 @@ def _rate(load: Summary) -> str:
 
 def _one(load: Summary, style: Style) -> Iterator[str]:
     """One strategy's phases: time, share, cpu, blocked, runnable, bar."""
-    widths = (9, 5, 9, 9, 9)
+    heads, widths = ["time", "%", "cpu", "blocked", "runnable"], [9, 5, 9, 9, 9]
+    if load.reaches:
+        heads.insert(3, style.plus_minus)
+        widths.insert(3, 9)
     bar = WIDTH - 12 - sum(widths) - 1
-    head = "".join(
-        style.right(text, width)
-        for text, width in zip(("time", "%", "cpu", "blocked", "runnable"), widths, strict=True)
-    )
+    head = "".join(style.right(*each) for each in zip(heads, widths, strict=True))
     yield style.paint(style.left("phase", 12) + head, "bold")
     full = max((sum(parts) for parts in load.phases.values()), default=0)
     for phase in load.ranked():
         parts = load.phases[phase]
         figures = [format_ns(sum(parts)), _percent(load.share(phase)), *map(_ns, parts)]
+        if load.reaches:
+            figures.insert(3, _ns(load.reaches.get(phase, 0)))
         line = style.left(phase, 12)
         line += "".join(style.right(f, w) for f, w in zip(figures, widths, strict=True))
         yield (line + " " + style.bar(_kinds(parts), full, bar)).rstrip()
     sums = [sum(parts[i] for parts in load.phases.values()) for i in range(3)]
     figures = [format_ns(load.total), "100%" if load.total else "-", *map(_ns, sums)]
+    if load.reaches:
+        figures.insert(3, "")
     threads = f"{load.threads} thread{'' if load.threads == 1 else 's'}"
     yield (
         style.left("all", 12)
@@ -127,7 +132,8 @@ def _side_by_side(loads: Sequence[Summary], style: Style) -> Iterator[str]:
     """Two or three strategies: a column each, a row per phase."""
     yield from _common(loads, style)
     width = (WIDTH - 12) // len(loads)
-    bar = width - 9 - 5 - 2
+    room = 9 if any(load.reaches for load in loads) else 5
+    bar = width - 9 - room - 2
     yield style.paint(
         (
             style.left("", 12) + "".join(" " + style.left(load.label, width - 1) for load in loads)
@@ -150,7 +156,8 @@ def _side_by_side(loads: Sequence[Summary], style: Style) -> Iterator[str]:
             parts = load.phases.get(phase, (0, 0, 0))
             if any(parts):
                 line += style.right(format_ns(sum(parts)), 9)
-                line += style.right(_percent(load.share(phase)), 5) + " "
+                share = _percent(load.share(phase)) + _reach(load.reach(phase), style)
+                line += style.right(share, room) + " "
                 drawn = Style(ascii=style.ascii).bar(_kinds(parts), full, bar)
                 line += style.bar(_kinds(parts), full, bar) + " " * (bar - len(drawn) + 1)
             else:
@@ -215,6 +222,11 @@ def _legend(style: Style) -> str:
     kinds = (kind.removesuffix("_ns") for kind in KINDS)
     drawn = (f"{style.paint(style.fill(kind), kind)} {kind}" for kind in kinds)
     return "bars: " + "  ".join(drawn)
+
+
+def _reach(share: float | None, style: Style) -> str:
+    """Points of a per cent that a share can be off; at least 1."""
+    return "" if share is None else f"{style.plus_minus}{max(1, round(share * 100))}"
 
 
 def _kinds(parts: Sequence[int]) -> list[tuple[str, int]]:

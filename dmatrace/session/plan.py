@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from dmatrace.bpf.program import check_machine
+from dmatrace.detail import Detail
 from dmatrace.errors import UsageError
 from dmatrace.recording import check_place
 from dmatrace.session import module, overhead, preflight, source
@@ -47,6 +48,7 @@ class Options:
     raise_limits: bool
     hooks: str
     without: tuple[str, ...]
+    detail: Detail
     ab: int
     interval: float  # seconds
     say: Progress
@@ -125,7 +127,13 @@ def _record(
     with contextlib.ExitStack() as stack:
         session = stack.enter_context(
             traced(
-                out, meta, say, hooks=options.hooks, without=options.without, force=options.force
+                out,
+                meta,
+                say,
+                hooks=options.hooks,
+                without=options.without,
+                force=options.force,
+                detail=options.detail,
             )
         )
         recorder = Recorder(request, session.tracer, session.writer, say, skipped)

@@ -8,8 +8,10 @@ verify (untimed), let it close (window 1).
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
+import stat
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,6 +84,7 @@ class Recorder:
         self._where = ""
         # Bytes of the current load.
         self._cached_before = self._dmabuf = self._shmem = self._read = 0
+        self._shmem_held = 0  # by its files, where no hook counts allocations
         self._ready = 0  # ns, when the current load was prepared
         self._outside = (0, 0)  # ns, when it was being verified
         self.dev, self.ino = current_dev_ino(request.file)
@@ -167,7 +170,7 @@ class Recorder:
         before = cachestat(request.file)
         row["cachestat_before"] = json.dumps(before)
         self._cached_before = before.get("cached", 0)
-        self._dmabuf = self._shmem = self._read = 0
+        self._dmabuf = self._shmem = self._read = self._shmem_held = 0
         self._ready, self._outside = time.monotonic_ns(), (0, 0)
         if self._tracer:
             self._tracer.load_id = self._load_id
@@ -226,7 +229,7 @@ class Recorder:
         if time.monotonic() - self._polled > _POLL_S:
             self._polled = time.monotonic()
             tracer.poll_threads()
-            self._keep(tracer.take())
+            self._keep(tracer.take(samples=False))
             self._say.now(f"{self._where}: {format_size(self._read)} read from the disk")
 
     def _memory(self, row: Row, pid: int) -> None:
@@ -237,6 +240,9 @@ class Recorder:
         row["cachestat_after"] = json.dumps(after)
         if self._tracer is None:
             return
+        if self._tracer.detail.sampled:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                self._shmem_held = shmem_held(pid)
         row["pinned_peak"] = self._tracer.pinned_peak()
         # Before the verification reads it, too.
         own = (self.dev, self.ino)
@@ -250,7 +256,7 @@ class Recorder:
         row["page_cache_added"] = pages.added
         row["page_cache_removed"] = pages.removed
         row["page_cache_peak"] = base + pages.peak
-        row["page_cache_end"] = now
+        row["page_cache_end"] = base + pages.added - pages.removed
 
     def _inventory(self, row: Row) -> None:
         """The machine's dma-bufs, while the loader still waits with its own."""
@@ -268,7 +274,7 @@ class Recorder:
             self._tracer.drain()
             self._keep(self._tracer.take())
             self._tracer.load_id = -1
-        row["dmabuf"], row["shmem"] = self._dmabuf, self._shmem
+        row["dmabuf"], row["shmem"] = self._dmabuf, self._shmem or self._shmem_held
         self._write("threads", [{"load_id": self._load_id, **thread} for thread in threads])
         self._write("loads", [row])
 
@@ -335,6 +341,30 @@ def mapped(pid: int, path: str) -> int:
             elif inside and name == "Rss":
                 total += int(rest.split()[0]) * 1024
     return total
+
+
+_TMPFS_MAGIC = 0x01021994  # include/uapi/linux/magic.h; memfds of huge pages are on hugetlbfs
+
+
+def shmem_held(pid: int) -> int:
+    """Bytes of shmem in the files that a process has open, by their st_blocks.
+
+    What ``--detail sampled`` says of shmem, for it does not count single pages.
+    """
+    libc = ctypes.CDLL(None)
+    seen: dict[tuple[int, int], int] = {}
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{name}"
+        found = (ctypes.c_long * 32)()  # struct statfs, whose first member is f_type
+        try:
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode) or libc.statfs(path.encode(), found):
+                continue
+        except OSError:  # closed meanwhile
+            continue
+        if found[0] == _TMPFS_MAGIC:
+            seen[status.st_dev, status.st_ino] = status.st_blocks * 512
+    return sum(seen.values())
 
 
 def cachestat(path: str) -> dict[str, int]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dmatrace import __version__
+from dmatrace.detail import EXACT, Detail
 from dmatrace.recording import Writer
 from dmatrace.session.devices import devices
 from dmatrace.session.machine import device
@@ -22,7 +23,7 @@ from dmatrace.session.tracer import Tracer
 from dmatrace.sizes import format_size
 
 _SELF_COST: dict[str, Any] = {
-    "bpf_ns": 0, "bpf_runs": 0, "recorder_cpu_ns": 0, "recorder_rss": 0, "ab": [],
+    "bpf_ns": 0, "bpf_runs": 0, "recorder_cpu_ns": 0, "recorder_rss": 0, "ab": [], "programs": [],
 }  # fmt: skip
 
 
@@ -35,12 +36,13 @@ class Traced:
 
     def finish(self, skipped: Iterable[Mapping[str, str]], *, interrupted: bool) -> dict[str, Any]:
         """Write what is known at the end; returns what recording cost."""
-        bpf_ns, bpf_runs = self.tracer.self_cost()
+        programs = self.tracer.self_cost()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         cost = {
             **_SELF_COST,
-            "bpf_ns": bpf_ns,
-            "bpf_runs": bpf_runs,
+            "bpf_ns": sum(each["run_time_ns"] for each in programs),
+            "bpf_runs": sum(each["run_cnt"] for each in programs),
+            "programs": programs,
             "recorder_cpu_ns": int((usage.ru_utime + usage.ru_stime) * 1e9),
             "recorder_rss": usage.ru_maxrss * 1024,
         }
@@ -63,6 +65,7 @@ def traced(
     hooks: str = "auto",
     without: Collection[str] = (),
     force: bool = False,
+    detail: Detail = EXACT,
 ) -> Iterator[Traced]:
     """Attach, and open the recording with ``meta`` and what every recording says.
 
@@ -71,7 +74,7 @@ def traced(
     say("loading and attaching the BPF programs")
     started = time.monotonic()
     with ExitStack() as stack:
-        tracer = Tracer(hooks, without)
+        tracer = Tracer(hooks, without, detail=detail)
         stack.callback(tracer.close)
         attached = sum(1 for hook in tracer.hooks if hook["attached"])
         kept = " (compiled before)" if tracer.program.warm else ""
@@ -86,7 +89,8 @@ def traced(
             "device": device(),
             "page_size": os.sysconf("SC_PAGE_SIZE"),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "detail": "exact",
+            "detail": detail.level,
+            "sample_hz": detail.hz,
             "hooks_mode": hooks,
             "hooks": tracer.hooks,
             "lost_events": 0,

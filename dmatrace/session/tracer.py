@@ -15,9 +15,11 @@ import time
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from dmatrace.bpf import layout
+from dmatrace.bpf import layout, symbols
 from dmatrace.bpf.hooks import HOOKS
 from dmatrace.bpf.program import Program
+from dmatrace.bpf.stacks import Decoder, owners
+from dmatrace.detail import EXACT, Detail
 from dmatrace.phases import PHASE_ID, PHASES
 from dmatrace.session.changes import BpfStats
 
@@ -44,15 +46,24 @@ class Tracer:
         *,
         follow_fork: bool = True,
         stats: bool = True,
+        detail: Detail = EXACT,
     ) -> None:
         self.rows: dict[str, list[Row]] = {}
         self.load_id = -1
         #: Block devices that requests went to, and file systems lie on; the kernel's dev_t.
         self.devices: set[int] = set()
-        self.program = Program(mode, without, follow_fork=follow_fork)
+        self.detail = detail
+        self._samples: list[tuple[int, bytes]] = []
+        self.program = Program(mode, without, follow_fork=follow_fork, detail=detail)
         try:
             self.program.check_layout()
             self._tables = self.program.tables
+            known = owners(self.hooks, without)
+            exact = detail.level == "exact"
+            self._decoder = Decoder(symbols.symbol, known, exact=exact)
+            if detail.hz:
+                symbols.forget()
+                symbols.symbol(0)  # reads all of kallsyms, once: now, not in a load
             self._stats = BpfStats() if stats else None
         except BaseException:
             self.program.close()
@@ -103,9 +114,16 @@ class Tracer:
         for record in self.program.events.consume():
             self._record(record)
 
-    def take(self) -> dict[str, list[Row]]:
-        """The rows so far; the caller owns them now."""
+    def take(self, *, samples: bool = True) -> dict[str, list[Row]]:
+        """The rows so far; the caller owns them now.
+
+        Without ``samples`` these wait for the next call: to name their functions takes
+        time, which a load under way should not pay for.
+        """
         rows, self.rows = self.rows, {}
+        if samples and self._samples:
+            rows["samples"] = [self._decoder.row(data, load) for load, data in self._samples]
+            self._samples.clear()
         return rows
 
     def _add(self, table: str, row: Row) -> None:
@@ -116,6 +134,8 @@ class Tracer:
         if kind == layout.EV_SNAPSHOT:
             snapshot = layout.Snapshot.from_buffer_copy(data)
             self._snapshot(snapshot, layout.SNAP_KINDS.get(snapshot.kind, "poll"), snapshot.at)
+        elif kind == layout.EV_SAMPLE:
+            self._samples.append((self.load_id, data))
         elif kind == layout.EV_REQUEST:
             self._request(layout.Request.from_buffer_copy(data))
         elif kind == layout.EV_WAIT:
@@ -343,8 +363,11 @@ class Tracer:
         """Records and threads that found no room."""
         return int(self._tables["lost"][0].value)
 
-    def self_cost(self) -> tuple[int, int]:
-        """(BPF run time in ns, runs) since tracing began; zeros without BPF statistics."""
+    def self_cost(self) -> list[Row]:
+        """{name, run_time_ns, run_cnt} of each BPF program since tracing began.
+
+        The costliest first; zeros without BPF statistics.
+        """
         return self.program.run_stats()
 
     @contextlib.contextmanager

@@ -60,7 +60,7 @@ def compiled(*, follow_fork: bool = True, more: str = "") -> ctypes.CDLL:
     text = "\n".join(
         [
             (_HERE / "dialect.h").read_text(),
-            compiler.source(TAPS),
+            compiler.source(TAPS, sampled=True),
             '#line 1 "driver.c"',
             (_HERE / "driver.c").read_text(),
             more,
@@ -107,6 +107,13 @@ class Machine:
         self._clock.value = clock
         self._current.value = tgid << 32 | tid
         self._comm.value = comm
+
+    def tick(self, *frames: int) -> None:
+        """The clock interrupts the current task in these kernel functions, or in user space."""
+        found = (ctypes.c_uint64 * 128).in_dll(self.lib, "host_frames")
+        found[: len(frames)] = frames
+        ctypes.c_uint64.in_dll(self.lib, "host_framed").value = len(frames)
+        assert self.lib.on_cpu_clock(None) == 0
 
     def task(self, address: int) -> None:
         """Where the current task's task_struct is."""
@@ -197,6 +204,17 @@ class Machine:
     def ring_full(self, full: bool) -> None:
         """Whether the ring buffer refuses records."""
         self._ring_full.value = int(full)
+
+    def raw_records(self) -> list[bytes]:
+        """Everything in the ring buffer as it is there; empties it."""
+        found, at = [], 0
+        content = ctypes.string_at(self._ring, self._ring_used.value)
+        while at < len(content):
+            size = int.from_bytes(content[at : at + 8], "little")
+            found.append(content[at + 8 : at + 8 + size])
+            at += 8 + size
+        self._ring_used.value = 0
+        return found
 
     def records(self) -> list[ctypes.Structure]:
         """Everything in the ring buffer, as the structures of layout.py; empties it."""

@@ -49,7 +49,7 @@ CONTRACT: dict[str, Any] = {
 
 # Keys added to the contract's.  A key in neither list is a mistake.
 ADDED = {
-    "": {"machine", "device", "started", "detail", "page_size", "complete", "torn"},
+    "": {"machine", "device", "started", "detail", "sample_hz", "page_size", "complete", "torn"},
     "loads": {
         "load_id",
         "failed",
@@ -94,7 +94,7 @@ ADDED = {
     "loads.threads": {"clock", "owner", "sched_run_ns", "sched_wait_ns", "mark_ns", "wake_ns"},
     "loads.stack": {"lost_exits", "overflows"},
     "target": {"strategies"},
-    "self": {"bpf_runs"},
+    "self": {"bpf_runs", "programs"},
 }
 
 

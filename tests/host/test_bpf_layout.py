@@ -21,6 +21,7 @@ _STRUCTS = {
     layout.Request: "request_event",
     layout.Buffer: "buffer_event",
     layout.Interval: "interval_event",
+    layout.Sample: "sample",
     layout.FileKey: "file_key",
     layout.FilePages: "file_pages",
     layout.FileIo: "file_io",
@@ -32,6 +33,7 @@ _CONSTANTS = (
     "PHASE_MAX", "HOOK_MAX", "DEPTH_MAX", "COUNTER_MAX", "PHASE_OUTER", "MODE_CPU", "MODE_BLOCKED",
     "MODE_RUNNABLE", "EV_SNAPSHOT", "EV_REQUEST", "EV_BUFFER", "EV_INTERVAL", "EV_WAIT", "EV_RUN",
     "REMOVED_MAX", "PINNED_NOW", "PINNED_PEAK", "PINNED_MOMENT", "PINNED_SINCE", "PINNED_NS",
+    "EV_SAMPLE", "FRAMES_MAX",
 )  # fmt: skip
 _SNAPS = {
     "SNAP_BEGIN": "begin", "SNAP_END": "end", "SNAP_FORK": "fork", "SNAP_EXIT": "exit",
@@ -71,7 +73,7 @@ def test_every_structure_is_compared() -> None:
         for _, kind in inspect.getmembers(layout, inspect.isclass)
         if issubclass(kind, ctypes.Structure)
     }
-    assert mine == {*_STRUCTS, layout.Snapshot}
+    assert mine == {*_STRUCTS, layout.Snapshot, layout.SampleHead}
     assert set(re.findall(r"struct (\w+) \{", _header())) == set(_STRUCTS.values())
 
 

@@ -16,7 +16,7 @@ typedef long long s64;
 #define __always_inline inline __attribute__((always_inline))
 #define BPF_RB_NO_WAKEUP 1
 
-u64 host_clock, host_pid_tgid, host_task;
+u64 host_clock, host_pid_tgid, host_task, host_frames[128], host_framed;
 char host_comm[16];
 
 static u64 bpf_ktime_get_ns(void)
@@ -32,6 +32,17 @@ static u64 bpf_get_current_pid_tgid(void)
 static u64 bpf_get_current_task(void)
 {
 	return host_task;
+}
+
+/* The kernel says -EFAULT where there is no kernel frame. */
+static long bpf_get_stack(void *ctx, void *into, u32 size, u64 flags)
+{
+	u64 bytes = host_framed * sizeof(u64) < size ? host_framed * sizeof(u64) : size;
+
+	(void)ctx;
+	(void)flags;
+	memcpy(into, host_frames, bytes);
+	return bytes ? (long)bytes : -14;
 }
 
 static int bpf_get_current_comm(void *into, u32 size)
@@ -105,6 +116,8 @@ static int bpf_probe_read_kernel_str(char *into, u32 size, const char *from)
 		return *key >= 0 && *key < (max) ? &name##_slots[*key] : 0;        \
 	}                                                                          \
 	static const struct { leaf_t *(*lookup)(int *); } name = { name##_lookup };
+
+#define BPF_PERCPU_ARRAY(name, leaf_t, max) BPF_ARRAY(name, leaf_t, max)
 
 /* Records one after the other, each behind its size; host_ring_full refuses. */
 u64 host_ring_used, host_ring_full;
