@@ -92,6 +92,6 @@ RAW_TRACEPOINT_PROBE(block_rq_complete)
 	e.complete_ns = bpf_ktime_get_ns();
 	flights.delete(&rq);
 	if (events.ringbuf_output(&e, sizeof(e), BPF_RB_NO_WAKEUP))
-		count_lost();
+		count_lost(LOST_RING);
 	return 0;
 }

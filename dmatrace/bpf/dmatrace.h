@@ -19,6 +19,9 @@
 enum mode { MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE };
 
 enum event_type { EV_SNAPSHOT = 1, EV_REQUEST, EV_BUFFER, EV_INTERVAL };
+/* What is not known yet of a thread that ran when it was first followed. */
+enum late { LATE_NOT, LATE_FRAMES, LATE_ALL };
+enum lost { LOST_RING, LOST_ROOM, LOST_MAX };
 enum snap_kind { SNAP_BEGIN = 1, SNAP_END, SNAP_FORK, SNAP_EXIT, SNAP_WORK_BEGIN, SNAP_WORK_END };
 enum buffer_kind { BUFFER_EXPORT = 1, BUFFER_RELEASE };
 
@@ -39,6 +42,10 @@ enum counter {
 	COUNT_SPLICE_PAGES,     /* copy_splice_read: read into the pipe's own pages */
 	COUNT_SPLICE_WRITE,     /* iter_file_splice_write: pipe -> file   */
 	COUNT_COPY_STREAM,      /* dmatrace_loader_stream_write           */
+	COUNT_SCHED_RUN_NS,        /* task->se.sum_exec_runtime when it ended */
+	COUNT_SCHED_WAIT_NS,       /* task->sched_info.run_delay when it ended */
+	COUNT_CACHE_ADDED,      /* page cache that this thread added      */
+	COUNT_CACHE_REMOVED,    /* and removed                            */
 };
 
 struct cell {
@@ -70,7 +77,7 @@ struct thread {
 	u32 mode;
 	u64 woken;              /* when, until it is on a CPU; else 0 */
 	u32 owner;              /* tid it works for, where it is a worker; else 0 */
-	u32 reserved;
+	u32 late;               /* enum late */
 	u64 counters[COUNTER_MAX];
 	u32 hits[HOOK_MAX];
 	struct cell cells[PHASE_MAX];

@@ -57,7 +57,7 @@ static __always_inline void emit_buffer(u32 kind, u64 dmabuf)
 	if (kind == BUFFER_RELEASE && e.exporter[0] == 'u' && e.exporter[1] == 'd')
 		unpin(e.size);
 	if (events.ringbuf_output(&e, sizeof(e), BPF_RB_NO_WAKEUP))
-		count_lost();
+		count_lost(LOST_RING);
 }
 
 static __always_inline void count_positive(struct thread *t, enum counter counter, s64 bytes)

@@ -15,6 +15,9 @@ COUNTER_MAX = 32
 PHASE_OUTER = 0xFF
 
 MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE = range(3)
+# enum late: nothing is known of a running thread until its first event; LATE_ALL.
+LATE_NOT, LATE_FRAMES, LATE_ALL = range(3)
+LOST = ("ring", "threads")  # enum lost, in order; the names are the recording's
 EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL = 1, 2, 3, 4
 BUFFER_KINDS = {1: "export", 2: "release"}
 SNAP_KINDS = {1: "begin", 2: "end", 3: "fork", 4: "exit", 5: "work-begin", 6: "work-end"}
@@ -37,6 +40,10 @@ COUNTERS: tuple[str, ...] = (
     "splice_pages_bytes",
     "splice_write_bytes",
     "copy_stream_bytes",
+    "sched_run_ns",
+    "sched_wait_ns",
+    "cache_added_bytes",
+    "cache_removed_bytes",
 )
 
 u32, u64 = ctypes.c_uint32, ctypes.c_uint64
@@ -73,7 +80,7 @@ class Thread(ctypes.Structure):
         ("mode", u32),
         ("woken", u64),
         ("owner", u32),
-        ("reserved", u32),
+        ("late", u32),
         ("counters", u64 * COUNTER_MAX),
         ("hits", u32 * HOOK_MAX),
         ("cells", Cell * PHASE_MAX),

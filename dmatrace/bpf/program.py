@@ -34,6 +34,7 @@ _RAW = {
         "sched_switch",
         "sched_wakeup",
         "sched_process_fork",
+        "sched_process_exec",
         "sched_process_exit",
     ),
     "direct.c": ("iomap_dio_complete",),
@@ -131,13 +132,19 @@ class Program:
     """
 
     def __init__(
-        self, mode: str, without: Collection[str] = (), *, follow_fork: bool = True
+        self,
+        mode: str,
+        without: Collection[str] = (),
+        *,
+        follow_fork: bool = True,
+        per_thread_cache: bool = False,
     ) -> None:
         check_names(without)
         self.messages: list[str] = []
         self._links: list[int] = []
         self._attachers: list[Callable[[], list[int]]] = []
         self._fds: list[int] = []
+        self._missed_before = 0
         self._programs: dict[str, int] = {}
         self._taps: list[tuple[bool, str]] = []
         self.bpf: Any = None
@@ -158,6 +165,7 @@ class Program:
         ]
         flags = [f"-D{k}={v}" for k, v in constants(btf, follow_fork=follow_fork).items()]
         flags += [f"-DWITH_{b.upper()}" for b in ("fentry", "kprobe") if mode in ("auto", b)]
+        flags += ["-DPER_THREAD_CACHE"] if per_thread_cache else []
         # Headers of 7.x, which bcc itself includes, use Microsoft's anonymous members.
         flags += ["-fms-extensions", "-Wno-everything"]
         try:
@@ -168,6 +176,12 @@ class Program:
             self.close()
             raise
         self.hooks = describe(attached, found)
+        #: Function -> (hook's number, its phase's or PHASE_OUTER), of those that open a frame.
+        self.frames = {
+            item.function: (item.number, cookie(item) >> 8 & 0xFF)
+            for item in attached
+            if item.function and item.hook.program == "any_hook"
+        }
 
     def _compile(self, bcc: Any, text: str, flags: list[str]) -> Any:
         class Unattached(bcc.BPF):  # type: ignore[misc]
@@ -294,6 +308,7 @@ class Program:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Nothing attached for a while; the loaded programs and the maps stay."""
+        self._missed_before += sum(libbpf.missed(link) or 0 for link in self._links)
         _close(self._links)
         for classic, function in self._taps:
             event = function.split("__", 1)[1].replace("__", ":").encode()
@@ -319,13 +334,33 @@ class Program:
 
     def run_stats(self) -> tuple[int, int]:
         """(run time in ns, runs) summed over our programs; zeros unless BPF stats are on."""
-        total, runs = 0, 0
+        found = list(self._told())
+        return sum(f.get("run_time_ns", 0) for f in found), sum(f.get("run_cnt", 0) for f in found)
+
+    def missed(self) -> int | None:
+        """Calls of hooked functions at which no program ran, by whomever they were made.
+
+        None where this kernel does not tell it of kprobes and some are attached.
+
+        A program is not entered again where it runs already (recursion_misses, which
+        counts kprobes and classic tracepoints since Linux kernel commit dd8657894c11 "bpf:
+        Count missed stats in trace_call_bpf" in v6.7); a kprobe is not where another is
+        being handled, or where too many calls of its function are under way.
+        """
+        recursions = sum(fields.get("recursion_misses", 0) for fields in self._told())
+        if any(hook["attached"] == "kprobe" for hook in self.hooks) and not self._kprobes_tell():
+            return None
+        return recursions + self._missed_before + sum(libbpf.missed(x) or 0 for x in self._links)
+
+    def _kprobes_tell(self) -> bool:
+        return any(libbpf.missed(link) is not None for link in self._links)
+
+    def _told(self) -> Iterator[dict[str, int]]:
+        """The numbers in each program's fdinfo."""
         for fd in [*self._fds, *(function.fd for function in self.bpf.funcs.values())]:
             with suppress(OSError), open(f"/proc/self/fdinfo/{fd}") as lines:
-                fields = dict(line.split(":", 1) for line in lines if ":" in line)
-                total += int(fields.get("run_time_ns", 0))
-                runs += int(fields.get("run_cnt", 0))
-        return total, runs
+                fields = (line.split(":", 1) for line in lines if ":" in line)
+                yield {name: int(value) for name, value in fields if value.strip().isdigit()}
 
     def table(self, name: str) -> Any:
         """One of the program's maps, or None if its C file is not part of this plan."""

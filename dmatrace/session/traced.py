@@ -44,6 +44,7 @@ class Traced:
         }
         self.writer.update_meta(
             lost_events=self.tracer.lost,
+            lost=self.tracer.lost_by(),
             skipped=[dict(each) for each in skipped],
             interrupted=interrupted,
             self=cost,
@@ -60,15 +61,18 @@ def traced(
     hooks: str = "auto",
     without: Collection[str] = (),
     force: bool = False,
+    follow_fork: bool = True,
+    per_thread_cache: bool = False,
 ) -> Iterator[Traced]:
     """Attach, and open the recording with ``meta`` and what every recording says.
 
+    ``per_thread_cache`` counts the page cache by who fills it, where several processes do.
     Detaches and closes at the end.  Raises CannotHere or DmatraceError.
     """
     say("compiling and attaching the BPF programs")
     started = time.monotonic()
     with ExitStack() as stack:
-        tracer = Tracer(hooks, without)
+        tracer = Tracer(hooks, without, follow_fork=follow_fork, per_thread_cache=per_thread_cache)
         stack.callback(tracer.close)
         attached = sum(1 for hook in tracer.hooks if hook["attached"])
         say(f"attached {attached} hooks in {time.monotonic() - started:.0f} s")
@@ -88,7 +92,8 @@ def traced(
         writer = stack.enter_context(Writer.create(out, {**every, **meta}, force, owner=owner()))
         yield Traced(tracer, writer)
         if tracer.lost:
-            say(f"{tracer.lost} events were lost: figures are lower bounds")
+            by = ", ".join(f"{name} {n}" for name, n in tracer.lost_by().items() if n)
+            say(f"{tracer.lost} events were lost ({by}): figures are lower bounds")
 
 
 def _machine() -> str:
