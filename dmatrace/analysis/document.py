@@ -5,7 +5,11 @@ recorder closed the recording (``complete``), which tables lost their tail
 (``torn``), per load ``load_id``, ``failed``, ``refused``, ``partial`` (a
 thread's end was not seen), what the loader module reported of itself (``module``),
 its steps as they were traced (``steps``) and the counts of what the phase stack
-could not follow (``stack``).
+could not follow (``stack``); of a process that was followed (strategy "observed")
+its ``pid``, ``comm``, ``command`` and how it ``ended`` ("" if it ran on); per thread
+what the kernel's delay accounting says (``delays``, null if nothing is known).
+``lost`` is what ``lost_events`` is the sum of; "missed" is null where the kernel
+does not count the calls that its probes missed.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis import block, overlap, time
+from dmatrace.analysis import block, delays, overlap, time
 from dmatrace.analysis.copies import copies
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
@@ -48,6 +52,7 @@ def document(recording: Recording) -> dict[str, Any]:
         "torn": sorted(recording.torn),
         "target": dict(meta.get("target") or {}),
         "lost_events": int(meta.get("lost_events") or 0),
+        "lost": dict(meta.get("lost") or {}),
         "hooks": [_named(hook, _HOOK) for hook in meta.get("hooks") or []],
         "loads": loads,
         "skipped": [_named(skip, _SKIPPED) for skip in meta.get("skipped") or []],
@@ -78,6 +83,9 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     counted = time.cells(found, recording.table("counters"), "counter", ("value",))
     clocks = time.own_clocks(recording.table("threads"))
     comms = _comms(recording.table("threads"))
+    delayed = delays.by_thread(
+        recording.table("delays"), recording.meta.get("delay_kinds") or delays.KINDS
+    )
     requests = _by_load(recording.table("requests"))
     intervals = _by_load(recording.table("intervals"))
     rows = _load_rows(recording.table("loads"))
@@ -97,6 +105,8 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
             {tid: windows for (load, tid), windows in clocks.items() if load == load_id},
             comms,
         )
+        for thread in threads:
+            thread["delays"] = delayed.get((load_id, int(str(thread["tid"]))))
         result.append(
             _load(
                 rows[load_id],
@@ -133,6 +143,7 @@ def _load(
         "verified": row["verified"],
         "failed": str(row["failed"]),
         "refused": str(row["refused"]),
+        **{name: row[name] for name in ("pid", "comm", "command", "ended") if row["pid"]},
         "partial": partial or (not row["end_ns"] and not row["failed"]),
         **{name: int(row[name]) for name in ("create_ns", "io_ns", "close_ns", "wall_ns")},
         "threads": threads,

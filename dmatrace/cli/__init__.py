@@ -15,14 +15,16 @@ from types import ModuleType
 from typing import NoReturn
 
 from dmatrace import __version__
-from dmatrace.cli import bench, lab, record, report, strategies
+from dmatrace.cli import attach, bench, lab, record, report, strategies
 from dmatrace.errors import DmatraceError
 
-VERBS: tuple[ModuleType, ...] = (record, report, bench, strategies, lab)
+VERBS: tuple[ModuleType, ...] = (record, attach, report, bench, strategies, lab)
 
 _EXAMPLES = """\
 examples:
   sudo dmatrace record --strategy dmabuf-bio,udmabuf-dio --size 256M -o a.dmt
+  sudo dmatrace record -o cmd.dmt -- llama-cli -m model.gguf
+  sudo dmatrace attach 4711 -o server.dmt -d 30s
   dmatrace report a.dmt
   dmatrace lab run -- dmatrace record --strategy all --size 256M -o a.dmt
 """

@@ -13,14 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from dmatrace.bpf.program import check_machine
 from dmatrace.errors import UsageError
 from dmatrace.recording import check_place
 from dmatrace.session import module, overhead, preflight, source
 from dmatrace.session.changes import Parameter
+from dmatrace.session.delays import Delays
 from dmatrace.session.progress import Progress
 from dmatrace.session.strategies import Recorder, Request
+from dmatrace.session.taskstats import accounting
 from dmatrace.session.traced import traced
 from dmatrace_loaders.limits import Limit
 from dmatrace_loaders.table import strategies
@@ -107,7 +110,7 @@ def _record(
         verify=options.verify,
     )
     _say_unheeded(options, [name for name in names if name not in skipped])
-    meta = {
+    meta: dict[str, Any] = {
         "target": {
             "kind": "strategy",
             "strategies": list(names),
@@ -121,12 +124,16 @@ def _record(
         "gather": options.gather,
     }
     with contextlib.ExitStack() as stack:
+        # Before the loader's process is born: delays are known of those that begin with it on.
+        taskstats = stack.enter_context(accounting(say))
+        delays = Delays(taskstats) if taskstats else None
+        meta["delay_kinds"] = delays.kinds() if delays else []
         session = stack.enter_context(
             traced(
                 out, meta, say, hooks=options.hooks, without=options.without, force=options.force
             )
         )
-        recorder = Recorder(request, session.tracer, session.writer, say, skipped)
+        recorder = Recorder(request, session.tracer, session.writer, say, skipped, delays)
         stack.callback(recorder.close)
         if options.cold:
             say("cold loads: the page cache is dropped before each (vm.drop_caches=1)")

@@ -18,6 +18,7 @@ from typing import ClassVar
 from dmatrace.errors import CannotHere
 from dmatrace.recording import Writer
 from dmatrace.session.changes import drop_caches
+from dmatrace.session.delays import Delays
 from dmatrace.session.progress import Progress
 from dmatrace.session.runner import LoadFailed, Runner
 from dmatrace.session.tracer import Row, Tracer, current_dev_ino
@@ -66,6 +67,7 @@ class Recorder:
         writer: Writer | None,
         say: Progress,
         skipped: Mapping[str, dict[str, str]] | None = None,
+        delays: Delays | None = None,
     ) -> None:
         self.request = request
         self.skipped = dict(skipped or {})
@@ -73,6 +75,7 @@ class Recorder:
         self._tracer = tracer
         self._writer = writer
         self._say = say
+        self._delays = delays
         self._runner: Runner | None = None
         self._load_id = 0
         self._polled = 0.0
@@ -168,9 +171,13 @@ class Recorder:
         return runner
 
     def _window(self, runner: Runner, row: Row, threads: list[Row]) -> None:
+        if self._delays:
+            self._delays.begin(runner.pid)
         row["start_ns"] = time.monotonic_ns()
         runner.ask("go")
         loaded = runner.wait("loaded", self._idle)
+        if self._delays:
+            self._write("delays", self._delays.rows(runner.pid, self._load_id))
         self._ledger(row, runner.pid)
         threads += loaded["threads"]
         row["create_ns"], row["io_ns"] = loaded["create_ns"], loaded["io_ns"]
@@ -210,6 +217,8 @@ class Recorder:
             self._polled = time.monotonic()
             tracer.poll_threads()
             self._keep(tracer.take())
+            if self._delays:
+                self._delays.poll()
             self._say.now(f"{self._where}: {format_size(self._read)} read from the disk")
 
     def _ledger(self, row: Row, pid: int) -> None:

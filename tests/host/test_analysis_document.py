@@ -49,10 +49,18 @@ CONTRACT: dict[str, Any] = {
 
 # Keys added to the contract's.  A key in neither list is a mistake.
 ADDED = {
-    "": {"machine", "started", "detail", "page_size", "complete", "torn"},
+    "": {"machine", "started", "detail", "page_size", "complete", "torn", "lost"},
     "loads": {"load_id", "failed", "refused", "partial", "stack", "steps", "module"},
     "loads.memory": {"mapped"},
-    "loads.threads": {"clock", "owner", "sched_run_ns", "sched_wait_ns", "mark_ns", "wake_ns"},
+    "loads.threads": {
+        "clock",
+        "owner",
+        "sched_run_ns",
+        "sched_wait_ns",
+        "mark_ns",
+        "wake_ns",
+        "delays",
+    },
     "loads.stack": {"lost_exits", "overflows"},
     "target": {"strategies"},
     "self": {"bpf_runs"},
