@@ -42,9 +42,9 @@ class Delays:
         """What its threads were delayed since ``begin(pid)``."""
         living = self._taskstats.process(pid)
         self.poll()
-        begun = dict(self._begun[pid])
+        begun = self._begun.pop(pid, {})
         found = []
-        for stats in [*self._ended[pid], *living.values()]:
+        for stats in [*self._ended.pop(pid, []), *living.values()]:
             before, full = begun.pop(stats.tid, (None, True))
             row: Row = {
                 "load_id": load_id,

@@ -78,6 +78,7 @@ class Observer:
         self._say = say
         self._more = more
         self._polled = 0.0
+        self._adding = 0  # the process whose threads are just being followed
         self._cached = (0, 0)  # bytes: the files' peaks, and what is there now
         self._threads: dict[int, _Thread] = {}
         self._by_pid: dict[int, Process] = {}  # the last of each number
@@ -88,13 +89,16 @@ class Observer:
         known = self._by_pid.get(pid)
         if known is not None and not known.over:
             return True
+        self._adding = pid
         try:
             if self._delays:
                 self._delays.begin(pid)
             tids = self._tracer.follow(pid, show=True)
+            self._keep(self._tracer.take())
         except (FileNotFoundError, ProcessLookupError):
             return False
-        self._keep(self._tracer.take())
+        finally:
+            self._adding = 0
         for tid in tids:
             thread = self._threads.get(tid)
             stats = _schedstat(pid, tid)
@@ -205,7 +209,7 @@ class Observer:
         self.processes.append(process)
         self._by_pid[pid] = process
         self._write("loads", [process.row])
-        if self._delays and row["kind"] == "fork":
+        if self._delays and pid != self._adding:
             self._delays.begin(pid, born=True)
         return process
 

@@ -154,7 +154,7 @@ class Cgroup:
     """
 
     def __init__(self, path: str, root: str = _CGROUPS) -> None:
-        below = os.path.normpath("/" + path.removeprefix(root))
+        below = os.path.normpath("/" + path.removeprefix(root).lstrip("/"))
         self.path = below
         self._directory = Path(root + below)
         if not (self._directory / "cgroup.procs").is_file():
