@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: early, compaction, copies on write, and interrupts.
 KINDS = ("cpu", "blkio", "swapin", "freepages", "thrashing", "compact", "wpcopy", "irq")
 
+# The account is taken a moment before and after the time that was traced.
+SLACK_NS = 20_000_000
+
 ThreadDelays = dict[str, Any]
 
 
@@ -41,6 +44,21 @@ def by_thread(table: pd.DataFrame, kinds: Iterable[str]) -> dict[tuple[int, int]
     return found
 
 
+def possible(found: ThreadDelays | None, wall_ns: int) -> ThreadDelays | None:
+    """``found`` without what is longer than the thread's time, which ``impossible`` then names.
+
+    Such accounts are seen of Linux 6.12, whose __block_task() may begin the wait of a thread
+    that is dequeued late in the name of the one that runs then.
+    """
+    if found is None:
+        return None
+    limit = wall_ns + wall_ns // 50 + SLACK_NS
+    wrong = [kind for kind, value in found.items() if kind != "full" and value["ns"] > limit]
+    if not wrong:
+        return found
+    return {**{k: v for k, v in found.items() if k not in wrong}, "impossible": wrong}
+
+
 def total(threads: Iterable[Mapping[str, Any]]) -> ThreadDelays | None:
     """The sum over threads that have ``delays``; None if none has.
 
@@ -49,9 +67,11 @@ def total(threads: Iterable[Mapping[str, Any]]) -> ThreadDelays | None:
     each = [thread["delays"] for thread in threads if thread.get("delays")]
     if not each:
         return None
-    kinds = [kind for kind in each[0] if kind != "full" and all(kind in one for one in each)]
+    kinds = [kind for kind in KINDS if all(kind in one for one in each)]
+    wrong = {kind for one in each for kind in one.get("impossible", [])}
     return {
         "full": all(one["full"] for one in each),
+        **({"impossible": [kind for kind in KINDS if kind in wrong]} if wrong else {}),
         **{kind: {end: sum(one[kind][end] for one in each) for end in ("count", "ns")}
            for kind in kinds},
     }  # fmt: skip

@@ -106,7 +106,9 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
             comms,
         )
         for thread in threads:
-            thread["delays"] = delayed.get((load_id, int(str(thread["tid"]))))
+            thread["delays"] = delays.possible(
+                delayed.get((load_id, int(str(thread["tid"])))), int(str(thread["wall_ns"]))
+            )
         result.append(
             _load(
                 rows[load_id],

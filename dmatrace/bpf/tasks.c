@@ -139,6 +139,15 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	return 0;
 }
 
+static __always_inline void note_schedstat(struct thread *t)
+{
+	u64 task = bpf_get_current_task();
+
+	/* What schedstat would say: the scheduler's clock beside ours, and nobody can read it later. */
+	t->counters[COUNT_SCHED_RUN_NS] = load64(task + OFF_task_struct_sched_run);
+	t->counters[COUNT_SCHED_WAIT_NS] = load64(task + OFF_task_struct_sched_wait);
+}
+
 /*
  * (task, its tid before, bprm): a thread that is not the process's first takes
  * the first one's number, whose own thread has ended by then (de_thread() in
@@ -154,6 +163,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 		return 0;
 	if (before != tid) {
 		charge(t, now);
+		note_schedstat(t);
 		threads.update(&tid, t);
 		n = threads.lookup(&tid);
 		if (n) {
@@ -176,17 +186,14 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct thread *t = threads.lookup(&tid);
-	u64 now, task;
+	u64 now;
 
 	if (!t)
 		return 0;
 	now = bpf_ktime_get_ns();
 	charge(t, now);
 	bpf_get_current_comm(t->comm, sizeof(t->comm));
-	/* What schedstat would say: the scheduler's clock beside ours, and nobody can read it later. */
-	task = bpf_get_current_task();
-	t->counters[COUNT_SCHED_RUN_NS] = load64(task + OFF_task_struct_sched_run);
-	t->counters[COUNT_SCHED_WAIT_NS] = load64(task + OFF_task_struct_sched_wait);
+	note_schedstat(t);
 	snapshot(t, SNAP_EXIT, 0, 0, now);
 	threads.delete(&tid);
 	return 0;

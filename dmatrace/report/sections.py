@@ -200,9 +200,12 @@ def delays(loads: Sequence[Summary], style: Style) -> Iterator[str]:
         if waits:
             text = ", ".join(waits)
         elif found["full"]:
-            text = "no waits for disk or memory"
+            text = "no other waits" if found.get("impossible") else "no waits for disk or memory"
         else:
             text = "why it blocked is not known of threads that began before it was switched on"
+        if found.get("impossible"):
+            names = " and ".join(_DELAYS.get(kind, kind) for kind in found["impossible"])
+            text = f"{names}: longer than the threads ran, an error of this kernel; {text}"
         text += f" (traced: blocked {format_ns(blocked)})"
         if "cpu" in found:
             text += f"; for a CPU {format_ns(found['cpu']['ns'])}"

@@ -157,6 +157,11 @@ class Command:
         code = os.waitstatus_to_exitcode(self._status)
         return code if code >= 0 else 128 - code
 
+    @property
+    def status(self) -> int:
+        """As wait(2) has it, once it was waited for."""
+        return self._status or 0
+
     def _close(self) -> None:
         for fd in (self._gate, self._said):
             with contextlib.suppress(OSError):

@@ -121,6 +121,12 @@ class Observer:
             self._bury()
             self._show()
 
+    def ended(self, pid: int, status: int) -> None:
+        """What whoever waited for a process knows, which the proc connector may say later."""
+        process = self._by_pid.get(pid)
+        if process is not None:
+            process.row["ended"] = _how(status)
+
     def alive(self, pids: set[int]) -> bool:
         """Whether one of these runs still."""
         return any(not self._by_pid[pid].over for pid in pids if pid in self._by_pid)
@@ -129,6 +135,7 @@ class Observer:
         """The last look at what runs still, and every process's row."""
         self.idle()
         self._tracer.poll_threads()
+        self._tracer.drain()  # what was done until then: looking at the threads takes a while
         rows = self._tracer.take()
         self._keep(rows)
         for row in rows.get("snapshots", []):
@@ -176,6 +183,9 @@ class Observer:
     def _snapshot(self, row: Row, counters: dict[str, int]) -> None:
         run, wait = counters.pop("sched_run_ns", 0), counters.pop("sched_wait_ns", 0)
         self._born(row)
+        if row["kind"] == "fork" and row["tid"] in self._threads:
+            # Not zeros for a thread that goes on under a new number.
+            self._threads[row["tid"]].run_ns, self._threads[row["tid"]].wait_ns = run, wait
         self._count(row, counters)
         if row["kind"] == "exit":
             self._clock(row, (run, wait) if run else None, "tracer")
@@ -270,11 +280,15 @@ class Observer:
             elif self._more and event.kind != "fork" and self._more(event):
                 self.add(event.tgid)
             return
+        if event.kind == "exec":
+            process.row.pop("ended", None)  # of its first thread, which made place for another
         if event.kind == "exec" or (event.kind == "comm" and event.tid == event.tgid):
             found = processes.look(event.tgid)
             if found is not None:
                 process.row["comm"] = found.comm
                 process.row["command"] = found.command or process.row["command"]
+            elif event.kind == "exec":  # it has ended; its name comes with its end
+                process.row["command"] = ""
         elif event.kind == "exit":
             self._status(process, event)
 
@@ -282,8 +296,7 @@ class Observer:
         """An end's time and code, which follow the tracer's word of it."""
         if process is None or event.tid != event.tgid:
             return
-        code = os.waitstatus_to_exitcode(event.status)
-        process.row["ended"] = f"signal {-code}" if code < 0 else f"exit code {code}"
+        process.row["ended"] = _how(event.status)
         if event.t_ns > process.row["start_ns"]:
             process.row["end_ns"] = event.t_ns
 
@@ -345,6 +358,12 @@ class Observer:
     def _write(self, table: str, rows: list[Row]) -> None:
         if rows:
             self._writer.append(table, rows)
+
+
+def _how(status: int) -> str:
+    """A wait(2) status in words."""
+    code = os.waitstatus_to_exitcode(status)
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _schedstat(pid: int, tid: int) -> tuple[int, int] | None:

@@ -107,9 +107,12 @@ def _status(pid: int, name: str, proc: str) -> list[str]:
 
 
 def alive(pid: int, proc: str = "/proc") -> bool:
-    """Whether it is there and no zombie."""
-    found = look(pid, proc)
-    return found is not None and found.state not in ("Z", "X")
+    """Whether a thread of it is there and no zombie; the first may have ended before others."""
+    try:
+        tids = os.listdir(f"{proc}/{pid}/task")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return any((found := look(int(tid), proc)) and found.state not in ("Z", "X") for tid in tids)
 
 
 def called(comm: str, proc: str = "/proc") -> list[int]:

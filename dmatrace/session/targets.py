@@ -196,6 +196,9 @@ def _command(options: Options) -> Recorded:
             started = True
             with _passed_on(command):
                 observing.watch(observer, command.ended)
+                if command.ended():
+                    command.wait()
+                    observer.ended(command.pid, command.status)
                 observing.finish(observer, interrupted=False)
                 # With a duration it may go on without us.
                 code = command.wait()

