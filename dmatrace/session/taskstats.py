@@ -239,12 +239,14 @@ class Taskstats:
         raise OSError("taskstats did not answer")
 
     def of(self, tid: int) -> Stats | None:
-        """One thread's account now; None if it has ended."""
+        """One thread's account now; None if it has ended, or we may not know."""
         message = self._tcmd()
         message["cmd"], message["version"] = _CMD_GET, 1
         message["attrs"] = [["TASKSTATS_CMD_ATTR_PID", tid]]
         self._send(self._asking, message, self.family)
-        return next(decode(self._answer(), self.family), None)
+        with contextlib.suppress(OSError):
+            return next(decode(self._answer(), self.family), None)
+        return None
 
     def process(self, pid: int) -> dict[int, Stats]:
         """The accounts of a process's threads by tid; {} if it has ended."""

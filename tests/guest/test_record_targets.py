@@ -150,6 +150,22 @@ def test_what_was_switched_on_is_off_again(lab: Lab, ran: Ran) -> None:
     assert lab.must(f"cat {DELAYACCT}") == "0\n"
 
 
+def test_delays_of_a_strategy(lab: Lab, place: str) -> None:
+    """Where kprobes are used this kernel says what they missed; nothing of it is ours here."""
+    options = ("--strategy", "anon-dio", "--file", f"{place}/direct", "--hooks", "kprobe")
+    document = lab.record("delayed", *options)
+    lost = document["lost"]
+    assert set(lost) == {"ring", "threads", "missed"}
+    assert lost["missed"] is not None
+    assert document["lost_events"] == sum(lost.values())
+    assert (lost["ring"], lost["threads"]) == (0, 0)
+    ((thread,),) = (load["threads"] for load in document["loads"])
+    assert thread["delays"]["full"]
+    assert thread["delays"]["blkio"]["ns"] == pytest.approx(
+        _sums(thread)["blocked"], rel=0.05, abs=APART_NS / 4
+    )
+
+
 _BUSY = """
 import mmap, os, sys, threading, time
 def reads():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dmatrace.bpf import layout
-from dmatrace.cli import main
+from dmatrace.cli import arguments, main, parser
 from dmatrace.errors import CannotHere, DmatraceError, UsageError
 from dmatrace.phases import PHASE_ID
 from dmatrace.session import command, follow, processes, procevents
@@ -249,3 +249,15 @@ def test_without_root_or_terminal() -> None:
     assert done.returncode == 3
     assert "tracing needs root" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [["ls"], ["ls", "-l", "-p", "3"], ["sh", "-c", "a", "--", "b"]])
+def test_a_commands_own_options(command: list[str]) -> None:
+    given = parser().parse_args(["record", "-o", "x", "--", *command])
+    assert (given.command, given.output, given.pid) == (command, "x", None)
+
+
+def test_durations_and_numbers() -> None:
+    found = [arguments.duration(text) for text in ("10", "10s", "2m", "0.5", "1h")]
+    assert found == [10, 10, 120, 0.5, 3600]
+    assert arguments.pids("3,4, 3") == (3, 4)
