@@ -7,7 +7,11 @@ thread's end was not seen), what the loader module reported of itself (``module`
 its steps as they were traced (``steps``), the machine's dma-bufs at its end
 (``inventory``, null if nobody looked), the counts of what the phase stack could
 not follow (``stack``) and, where stacks were sampled, the functions they were in
-(``samples``).
+(``samples``); of a process that was followed (strategy "observed") its ``pid``,
+``comm``, ``command`` and how it ``ended`` ("" if it ran on); per thread what the
+kernel's delay accounting says (``delays``, null if nothing is known).  ``lost`` is
+what ``lost_events`` is the sum of; "missed" is null where the kernel does not count
+the calls that its probes missed.
 """
 
 from __future__ import annotations
@@ -16,7 +20,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis import arrays, block, critical, inventory, overlap, samples, time
+from dmatrace.analysis import (
+    arrays,
+    block,
+    critical,
+    delays,
+    inventory,
+    overlap,
+    samples,
+    time,
+)
 from dmatrace.analysis.copies import copies
 from dmatrace.analysis.files import files
 from dmatrace.analysis.ledger import Tables, ledger, per_process
@@ -54,6 +67,7 @@ def document(recording: Recording) -> dict[str, Any]:
         "torn": sorted(recording.torn),
         "target": dict(meta.get("target") or {}),
         "lost_events": int(meta.get("lost_events") or 0),
+        "lost": dict(meta.get("lost") or {}),
         "hooks": [_named(hook, _HOOK) for hook in meta.get("hooks") or []],
         "loads": loads,
         "skipped": [_named(skip, _SKIPPED) for skip in meta.get("skipped") or []],
@@ -96,6 +110,9 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     windows = time.own_windows(recording.table("threads"))
     devices = recording.meta.get("devices") or []
     divided = recording.meta.get("detail") == "sampled"
+    delayed = delays.by_thread(
+        recording.table("delays"), recording.meta.get("delay_kinds") or delays.KINDS
+    )
     rows = _load_rows(recording.table("loads"))
     for span in found:
         # A recorder killed before it named the load: the measurements still count.
@@ -113,6 +130,10 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
             {tid: windows for (load, tid), windows in clocks.items() if load == load_id},
             comms,
         )
+        for thread in threads:
+            thread["delays"] = delays.possible(
+                delayed.get((load_id, int(str(thread["tid"])))), int(str(thread["wall_ns"]))
+            )
         tables = Tables(
             **{name: recording.part(name, load_id) for name in _SAMPLED},
             files=recording.table("files"),
@@ -180,6 +201,7 @@ def _load(
         "verified": row["verified"],
         "failed": str(row["failed"]),
         "refused": str(row["refused"]),
+        **{name: row[name] for name in ("pid", "comm", "command", "ended") if row["pid"]},
         "partial": partial or (not row["end_ns"] and not row["failed"]),
         **{name: int(row[name]) for name in ("create_ns", "io_ns", "close_ns", "wall_ns")},
         "threads": threads,

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dmatrace.analysis import delays
 from dmatrace.analysis.time import in_phase_order
 from dmatrace.sizes import short_size
 
@@ -37,8 +38,14 @@ class Summary:
     workers: int  # threads that worked for it, which are not its own
     work: Mapping[str, tuple[int, int, int]]  # their part of the phases
     per_byte: float
+    delays: Mapping[str, Any] | None  # of the first round; None: nothing is known
     #: 95 % half-widths in ns, of phases that were divided by samples.
     reaches: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def observed(self) -> bool:
+        """Whether it is a process that was followed, not a load by a strategy."""
+        return bool(self.loads[0].get("pid"))
 
     @property
     def size(self) -> int:
@@ -66,13 +73,19 @@ class Summary:
 
 def summaries(loads: Sequence[Mapping[str, Any]]) -> list[Summary]:
     """One Summary per strategy (and size, and cache state), in order of appearance."""
-    groups: dict[tuple[str, int, str], list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, int, str, int], list[Mapping[str, Any]]] = {}
     for load in loads:
-        groups.setdefault((load["strategy"], load["bytes"], load["cache_before"]), []).append(load)
-    sizes = {size for _, size, _ in groups}
-    caches = {cache for _, _, cache in groups}
+        # Every process is a load of its own, and no round of another.
+        alone = int(load["load_id"]) if load.get("pid") else 0
+        key = (load["strategy"], load["bytes"], load["cache_before"], alone)
+        groups.setdefault(key, []).append(load)
+    sizes = {size for _, size, _, alone in groups if not alone}
+    caches = {cache for _, _, cache, alone in groups if not alone}
     result = []
-    for (strategy, size, cache), group in groups.items():
+    for (strategy, size, cache, alone), group in groups.items():
+        if alone:
+            result.append(_summary(f"{group[0]['comm']} {group[0]['pid']}", group))
+            continue
         label = [strategy]
         if len(sizes) > 1:
             label.append(short_size(size))
@@ -113,6 +126,7 @@ def _summary(label: str, group: Sequence[Mapping[str, Any]]) -> Summary:
         steps=_told([load.get("steps") for load in used]),
         workers=_median(len(_workers(load)) for load in used),
         work=_medians([_phases(_workers(load)) for load in used]),
+        delays=delays.total(used[0]["threads"]),
         per_byte=statistics.median(load["copies"]["per_byte"] for load in used),
         reaches=_reaches(used),
     )

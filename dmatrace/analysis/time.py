@@ -192,27 +192,33 @@ class OwnClock(NamedTuple):
     """What a loading thread measured itself, over one or more windows, in ns.
 
     ``mark_ns`` is how far its wall time and the tracer's can be apart: the time that its
-    marks took.
+    marks took.  ``clock`` is whose the wall time is, "" for the loader's own.
     """
 
     wall_ns: int
     run_ns: int
     wait_ns: int
     mark_ns: int
+    clock: str = ""
 
 
 def own_clocks(threads: pd.DataFrame) -> dict[tuple[int, int], dict[int, OwnClock]]:
     """{(load, tid): {window: its own clock}} of the threads table."""
     columns = [
         "load_id", "tid", "window", "start_ns", "end_ns", "sched_run_ns", "sched_wait_ns",
-        "mark_ns",
+        "mark_ns", "clock",
     ]  # fmt: skip
     result: dict[tuple[int, int], dict[int, OwnClock]] = {}
-    for load_id, tid, window, start, end, run, wait, mark in _rows(threads, columns):
+    for load_id, tid, window, start, end, run, wait, mark, clock in _rows(threads, columns):
         windows = result.setdefault((load_id, tid), {})
         old = windows.get(window, OwnClock(0, 0, 0, 0))
-        new = (end - start, run, wait, mark)
-        windows[window] = OwnClock(*(a + b for a, b in zip(old, new, strict=True)))
+        windows[window] = OwnClock(
+            old.wall_ns + end - start,
+            old.run_ns + run,
+            old.wait_ns + wait,
+            old.mark_ns + mark,
+            clock,
+        )
     return result
 
 
@@ -236,8 +242,9 @@ def thread_rows(
     ``owner`` is the thread that a worker worked for, None for the loader's own; a worker's
     ``wall_ns`` is what it worked for it.
 
-    ``wall_ns`` is the loader's own clock (``clock`` "loader"); the tracer's where the
-    loader said nothing, which then proves nothing about closure (``clock`` "tracer").
+    ``wall_ns`` is the loader's own clock (``clock`` "loader"), or the recorder's ("recorder")
+    of a thread that it looked at; the tracer's where neither said anything, which then
+    proves nothing about closure (``clock`` "tracer").
     ``mark_ns`` is what its two clocks can be apart.
     ``wake_ns`` is the part of its runnable time that lies between a wakeup and a CPU.
     """
@@ -266,7 +273,7 @@ def thread_rows(
                 "comm": mine[-1].comm if mine else comms.get(tid, ""),
                 "owner": (mine[-1].owner or None) if mine else None,
                 "wall_ns": wall,
-                "clock": "loader" if clocked else "tracer",
+                "clock": _clock(windows.values()) if clocked else "tracer",
                 "sched_run_ns": sum(c.run_ns for c in windows.values()) if clocked else None,
                 "sched_wait_ns": sum(c.wait_ns for c in windows.values()) if clocked else None,
                 "mark_ns": sum(c.mark_ns for c in windows.values()),
@@ -275,6 +282,12 @@ def thread_rows(
             }
         )
     return rows
+
+
+def _clock(clocks: Iterable[OwnClock]) -> str:
+    """Whose clocks these are: one that proves nothing spoils the others."""
+    names = {clock.clock or "loader" for clock in clocks}
+    return "tracer" if "tracer" in names else min(names)
 
 
 def _rows(frame: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:

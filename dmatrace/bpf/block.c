@@ -86,7 +86,7 @@ static __always_inline void classify(struct thread *t, u64 bio, struct bio_owner
 
 	/* The innermost call that reads, and the file of it or of one around it. */
 	for (i = 1; i <= DEPTH_MAX; i++) {
-		struct frame *f = &t->stack[(t->depth - i) & (DEPTH_MAX - 1)];
+		struct frame *f = &t->stack[SLOT(t->depth - i)];
 
 		if (i > t->depth || i > DEPTH_MAX)
 			break;
@@ -213,6 +213,6 @@ RAW_TRACEPOINT_PROBE(block_rq_complete)
 	e.phase = f->owner.phase;
 	flights.delete(&rq);
 	if (events.ringbuf_output(&e, sizeof(e), BPF_RB_NO_WAKEUP))
-		count_lost();
+		count_lost(LOST_RING);
 	return 0;
 }

@@ -74,6 +74,7 @@ def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
     for number, register in enumerate(abi.arguments):
         values[f"OFF_ARG{number}"] = _register(btf, register)
     values["OFF_RETURN"] = _register(btf, abi.result)
+    values["OFF_SYSCALL_NUMBER"] = _register(btf, abi.number)
     return values
 
 

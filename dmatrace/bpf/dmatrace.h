@@ -22,6 +22,9 @@ enum mode { MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE };
 enum event_type {
 	EV_SNAPSHOT = 1, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT, EV_RUN, EV_SAMPLE,
 };
+/* What is not known yet of a thread that ran when it was first followed. */
+enum late { LATE_NOT, LATE_FRAMES, LATE_ALL };
+enum lost { LOST_RING, LOST_ROOM, LOST_MAX };
 enum snap_kind { SNAP_BEGIN = 1, SNAP_END, SNAP_FORK, SNAP_EXIT, SNAP_WORK_BEGIN, SNAP_WORK_END };
 enum buffer_kind { BUFFER_EXPORT = 1, BUFFER_RELEASE };
 enum request_kind {
@@ -72,6 +75,8 @@ enum counter {
 	COUNT_CACHE_REMOVED,    /* from the page cache, of any file       */
 	COUNT_READAHEAD,        /* of what it added: by readahead         */
 	COUNT_REFAULT,          /* of what it added: evicted before       */
+	COUNT_SCHED_RUN_NS,     /* task->se.sum_exec_runtime when it ended */
+	COUNT_SCHED_WAIT_NS,    /* task->sched_info.run_delay when it ended */
 };
 
 struct cell {
@@ -124,7 +129,7 @@ struct thread {
 	u64 woken;              /* when, until it is on a CPU; else 0 */
 	u64 off;                /* since when it is off its CPU; else 0 */
 	u32 owner;              /* tid it works for, where it is a worker; else 0 */
-	u32 reserved;
+	u32 late;               /* enum late */
 	u64 counters[COUNTER_MAX];
 	u32 hits[HOOK_MAX];
 	struct cell cells[PHASE_MAX];

@@ -96,7 +96,7 @@ static __always_inline void count_io(u64 file, enum io_path path, s64 amount)
 		file_ios.update(&key, empty);
 		io = file_ios.lookup(&key);
 		if (!io) {
-			count_lost();
+			count_lost(LOST_ROOM);
 			return;
 		}
 	}

@@ -28,7 +28,7 @@ static __always_inline void emit_buffer(u32 kind, u64 dmabuf, u64 heap)
 	if (kind == BUFFER_RELEASE && e.exporter[0] == 'u' && e.exporter[1] == 'd')
 		unpin(e.size);
 	if (events.ringbuf_output(&e, sizeof(e), BPF_RB_NO_WAKEUP))
-		count_lost();
+		count_lost(LOST_RING);
 }
 
 /* The name of the heap that the call under way asks, or 0.  Frame 0 is the system call. */

@@ -354,6 +354,7 @@ TAPS: tuple[Tap, ...] = (
             "sched:sched_switch",
             "sched:sched_wakeup",
             "sched:sched_process_fork",
+            "sched:sched_process_exec",
             "sched:sched_process_exit",
         ),
         "tasks.c",

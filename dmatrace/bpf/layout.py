@@ -16,6 +16,9 @@ COUNTER_MAX = 32
 PHASE_OUTER = 0xFF
 
 MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE = range(3)
+# enum late: nothing is known of a running thread until its first event; LATE_ALL.
+LATE_NOT, LATE_FRAMES, LATE_ALL = range(3)
+LOST = ("ring", "threads")  # enum lost, in order; the names are the recording's
 EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT, EV_RUN, EV_SAMPLE = range(1, 8)
 BUFFER_KINDS = {1: "export", 2: "release"}
 # enum request_kind, in order.
@@ -55,6 +58,8 @@ COUNTERS: tuple[str, ...] = (
     "cache_removed_bytes",
     "readahead_bytes",
     "refault_bytes",
+    "sched_run_ns",
+    "sched_wait_ns",
 )
 
 u32, u64 = ctypes.c_uint32, ctypes.c_uint64
@@ -115,7 +120,7 @@ class Thread(ctypes.Structure):
         ("woken", u64),
         ("off", u64),
         ("owner", u32),
-        ("reserved", u32),
+        ("late", u32),
         ("counters", u64 * COUNTER_MAX),
         ("hits", u32 * HOOK_MAX),
         ("cells", Cell * PHASE_MAX),

@@ -44,7 +44,7 @@ static __always_inline struct file_pages *ledger_of(struct file_key *key, struct
 	files.update(key, empty);
 	f = files.lookup(key);
 	if (!f)
-		count_lost();
+		count_lost(LOST_ROOM);
 	return f;
 }
 

@@ -23,6 +23,7 @@ PROG_TYPE_KPROBE, PROG_TYPE_PERF_EVENT, PROG_TYPE_TRACING = 2, 7, 26
 PROG_TYPE_TRACEPOINT, PROG_TYPE_RAW_TRACEPOINT = 5, 17
 TRACE_FENTRY, TRACE_FEXIT, PERF_EVENT = 24, 25, 41  # enum bpf_attach_type
 
+_LINK_PERF_EVENT, _PERF_KPROBES = 7, (3, 4)  # enum bpf_link_type, bpf_perf_event_type
 _KPROBE_PMU = Path("/sys/bus/event_source/devices/kprobe/type")
 _PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241}
 _PERF_FLAG_FD_CLOEXEC = 8
@@ -201,6 +202,37 @@ def btf_fd(module: str) -> int | None:
             return fd
         os.close(fd)
     return None
+
+
+class _LinkInfo(ctypes.Structure):
+    """struct bpf_link_info of a kprobe's perf event, up to the calls it missed."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("prog_id", ctypes.c_uint32),
+        ("perf_type", ctypes.c_uint64),
+        ("func_name", ctypes.c_uint64),
+        ("name_len", ctypes.c_uint32),
+        ("offset", ctypes.c_uint32),
+        ("addr", ctypes.c_uint64),
+        ("missed", ctypes.c_uint64),
+    )
+
+
+def missed(link: int) -> int | None:
+    """Calls that a kprobe's link missed; None if it is none or this kernel does not tell.
+
+    Linux kernel commit 3acf8ace6823 "bpf: Add missed value to kprobe perf link info" (in
+    v6.7); an older kernel's structure is shorter.
+    """
+    info = _LinkInfo()
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    if library().bpf_obj_get_info_by_fd(link, ctypes.byref(info), ctypes.byref(size)):
+        return None
+    if info.type != _LINK_PERF_EVENT or info.perf_type not in _PERF_KPROBES:
+        return None
+    return int(info.missed) if size.value == ctypes.sizeof(info) else None
 
 
 def load(

@@ -13,6 +13,8 @@ OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("task_struct", ("pid",), "task_struct_pid"),
     ("task_struct", ("tgid",), "task_struct_tgid"),
     ("task_struct", ("flags",), "task_struct_flags"),
+    ("task_struct", ("se.sum_exec_runtime",), "task_struct_sched_run"),
+    ("task_struct", ("sched_info.run_delay",), "task_struct_sched_wait"),
     ("request", ("bio",), "request_bio"),
     ("request", ("__data_len",), "request___data_len"),
     ("request", ("__sector",), "request___sector"),
@@ -81,15 +83,17 @@ class Abi:
     """Where an architecture passes arguments: members of struct pt_regs.
 
     The first three serve functions and system calls alike, the fourth only
-    system calls; ``prctl`` is the number of prctl(2).
+    system calls; ``prctl`` is the number of prctl(2).  ``number`` is the member that
+    holds the system call's number, below 0 for what came into the kernel otherwise.
     """
 
     arguments: tuple[str, str, str, str]
     result: str
     prctl: int
+    number: str
 
 
 ABIS: dict[str, Abi] = {
-    "x86_64": Abi(("di", "si", "dx", "r10"), "ax", 157),
-    "aarch64": Abi(("regs[0]", "regs[1]", "regs[2]", "regs[3]"), "regs[0]", 167),
+    "x86_64": Abi(("di", "si", "dx", "r10"), "ax", 157, "orig_ax"),
+    "aarch64": Abi(("regs[0]", "regs[1]", "regs[2]", "regs[3]"), "regs[0]", 167, "syscallno"),
 }

@@ -49,7 +49,7 @@ KRETFUNC_PROBE(any_hook)
 	if (!t)
 		return 0;
 	cookie = attach_cookie(ctx);
-	f = leave(t, COOKIE_HOOK(cookie), COOKIE_INTERVAL(cookie));
+	f = leave(t, COOKIE_HOOK(cookie), COOKIE_PHASE(cookie), COOKIE_INTERVAL(cookie));
 	if (f && COOKIE_EXIT(cookie)) {
 		func_ret(ctx, &ret);
 		on_exit(t, f, COOKIE_EXIT(cookie), ret);
@@ -86,7 +86,7 @@ int kprobe_any_hook_exit(void *ctx)
 	if (!t)
 		return 0;
 	cookie = attach_cookie(ctx);
-	f = leave(t, COOKIE_HOOK(cookie), COOKIE_INTERVAL(cookie));
+	f = leave(t, COOKIE_HOOK(cookie), COOKIE_PHASE(cookie), COOKIE_INTERVAL(cookie));
 	if (f && COOKIE_EXIT(cookie))
 		on_exit(t, f, COOKIE_EXIT(cookie), REGISTER(ctx, OFF_RETURN));
 	return 0;

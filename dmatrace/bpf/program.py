@@ -46,6 +46,7 @@ _RAW = {
         "sched_switch",
         "sched_wakeup",
         "sched_process_fork",
+        "sched_process_exec",
         "sched_process_exit",
     ),
     "direct.c": ("iomap_dio_complete",),
@@ -112,6 +113,7 @@ class Program:
         self._attachers: list[Callable[[], list[int]]] = []
         self._fds: list[int] = []
         self._names: dict[int, str] = {}
+        self._missed_before = 0
         self._programs: dict[str, int] = {}
         btf = kernel_btf()
         found = taps(without)
@@ -154,6 +156,12 @@ class Program:
             self.close()
             raise
         self.hooks = describe(attached, found, sampled)
+        #: Function -> (hook's number, its phase's or PHASE_OUTER), of those that open a frame.
+        self.frames = {
+            item.function: (item.number, cookie(item) >> 8 & 0xFF)
+            for item in attached
+            if item.function and item.hook.program == "any_hook"
+        }
 
     def _attach_first(self, absent: Attachment, ways: list[Attachment]) -> Attachment:
         """The first way the kernel accepts; a listed function can still be refused.
@@ -271,6 +279,7 @@ class Program:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Nothing attached for a while; the loaded programs and the maps stay."""
+        self._missed_before += sum(libbpf.missed(link) or 0 for link in self._links)
         _close(self._links)
         try:
             yield
@@ -294,13 +303,37 @@ class Program:
 
         kprobes of all hooks share two programs; fentry has a pair for each hook.
         """
-        found = []
+        ran = ("run_time_ns", "run_cnt")
+        found = [
+            {"name": name, **{key: fields.get(key, 0) for key in ran}}
+            for name, fields in self._told()
+        ]
+        return sorted(found, key=lambda row: -row["run_time_ns"])
+
+    def missed(self) -> int | None:
+        """Calls of hooked functions at which no program ran, by whomever they were made.
+
+        None where this kernel does not tell it of kprobes and some are attached.
+
+        A program is not entered again where it runs already (recursion_misses, which
+        counts kprobes and classic tracepoints since Linux kernel commit dd8657894c11 "bpf:
+        Count missed stats in trace_call_bpf" in v6.7); a kprobe is not where another is
+        being handled, or where too many calls of its function are under way.
+        """
+        recursions = sum(fields.get("recursion_misses", 0) for _, fields in self._told())
+        if any(hook["attached"] == "kprobe" for hook in self.hooks) and not self._kprobes_tell():
+            return None
+        return recursions + self._missed_before + sum(libbpf.missed(x) or 0 for x in self._links)
+
+    def _kprobes_tell(self) -> bool:
+        return any(libbpf.missed(link) is not None for link in self._links)
+
+    def _told(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """Each program's name, and the numbers in its fdinfo."""
         for fd, name in self._names.items():
             with suppress(OSError), open(f"/proc/self/fdinfo/{fd}") as lines:
-                fields = dict(line.split(":", 1) for line in lines if ":" in line)
-                ran = {key: int(fields.get(key, 0)) for key in ("run_time_ns", "run_cnt")}
-                found.append({"name": name, **ran})
-        return sorted(found, key=lambda row: -row["run_time_ns"])
+                fields = (line.split(":", 1) for line in lines if ":" in line)
+                yield name, {key: int(value) for key, value in fields if value.strip().isdigit()}
 
     def table(self, name: str) -> Map | None:
         """One of the program's maps, or None if its C file is not part of this plan."""

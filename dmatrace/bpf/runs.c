@@ -16,7 +16,7 @@ static __always_inline void end_run(struct run *r)
 	if (!r->end)
 		return;
 	if (events.ringbuf_output(r, sizeof(*r), BPF_RB_NO_WAKEUP))
-		count_lost();
+		count_lost(LOST_RING);
 	r->end = 0;
 }
 

@@ -35,6 +35,6 @@ int on_cpu_clock(void *ctx)
 	s->at = bpf_ktime_get_ns();
 	bytes &= FRAMES_MAX * sizeof(u64) - 1;  /* the verifier's bound */
 	if (events.ringbuf_output(s, offsetof(struct sample, ips) + bytes, BPF_RB_NO_WAKEUP))
-		count_lost();
+		count_lost(LOST_RING);
 	return 0;
 }

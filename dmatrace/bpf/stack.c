@@ -13,7 +13,7 @@
 BPF_HASH(threads, u32, struct thread, THREADS_MAX);
 BPF_ARRAY(blank, struct thread, 1);       /* template: too big for the BPF stack */
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);
-BPF_ARRAY(lost, u64, 1);                  /* records the ring buffer refused */
+BPF_ARRAY(lost, u64, LOST_MAX);           /* by enum lost: refused records, threads and files */
 BPF_ARRAY(pinned, u64, PINNED_MAX);       /* by enum pinned_slot */
 
 /*
@@ -32,10 +32,10 @@ static __always_inline struct thread *current_thread(void)
 	return threads.lookup(&tid);
 }
 
-static __always_inline void count_lost(void)
+static __always_inline void count_lost(enum lost what)
 {
-	int zero = 0;
-	u64 *n = lost.lookup(&zero);
+	int index = what;
+	u64 *n = lost.lookup(&index);
 
 	if (n)
 		__sync_fetch_and_add(n, 1);
@@ -66,12 +66,39 @@ static __always_inline void set_phase(struct thread *t, u32 phase)
 	}
 }
 
+static u64 (*current_task_btf)(void) = (void *)158;      /* bpf_get_current_task_btf */
+static u64 (*task_registers)(u64 task) = (void *)175;    /* bpf_task_pt_regs */
+
+/*
+ * The current thread ran when it was first followed, and nobody could say
+ * where.  Now it is in the kernel, and did not come in by a system call that
+ * we saw: so it was in one already, or what it is in is no system call but an
+ * exception of user space (the registers it came in with say which).
+ */
+static __always_inline void settle(struct thread *t)
+{
+	s32 number = -1;
+
+	bpf_probe_read_kernel(&number, sizeof(number),
+			      (void *)(task_registers(current_task_btf()) + OFF_SYSCALL_NUMBER));
+	t->late = LATE_FRAMES;
+	if (number < 0)
+		return;
+	t->stack[0].hook = HOOK_SYSCALL;
+	t->stack[0].phase = PHASE_SYSCALL;
+	t->stack[0].start = t->last;
+	t->depth = 1;
+	t->phase = PHASE_SYSCALL;
+}
+
 static __always_inline struct frame *enter(struct thread *t, u32 hook, u32 phase)
 {
 	u64 now = bpf_ktime_get_ns();
 	struct frame *f;
 	u32 depth;
 
+	if (t->late == LATE_ALL)
+		settle(t);
 	if (phase == PHASE_OUTER)
 		phase = t->phase;
 	charge(t, now);
@@ -109,44 +136,59 @@ static __always_inline void emit_interval(struct thread *t, struct frame *f, u64
 	};
 
 	if (events.ringbuf_output(&e, sizeof(e), BPF_RB_NO_WAKEUP))
-		count_lost();
+		count_lost(LOST_RING);
+}
+
+/*
+ * The end of a call whose begin was not seen.  Where the thread was in it when
+ * it was first followed, the time since its last transition was spent there.
+ */
+static __always_inline struct frame *orphan(struct thread *t, u32 phase, u64 now)
+{
+	u32 outer = t->phase;
+
+	t->counters[COUNT_ORPHAN_EXITS] += 1;
+	if (t->late && phase != PHASE_OUTER)
+		t->phase = phase;
+	charge(t, now);
+	t->phase = outer;
+	return 0;
 }
 
 /* The frame that ends, still intact above the new depth, or NULL. */
-static __always_inline struct frame *leave(struct thread *t, u32 hook, u32 interval)
+static __always_inline struct frame *leave(struct thread *t, u32 hook, u32 phase, u32 interval)
 {
 	u64 now = bpf_ktime_get_ns();
 	u32 depth = t->depth, i;
 	struct frame *f;
 
-	charge(t, now);
+	if (t->late == LATE_ALL) {
+		settle(t);
+		depth = t->depth;
+	}
 	if (t->over) {
+		charge(t, now);
 		t->over -= 1;
 		return 0;
 	}
-	if (depth == 0 || depth > DEPTH_MAX) {
-		t->counters[COUNT_ORPHAN_EXITS] += 1;
-		return 0;
-	}
+	if (depth == 0 || depth > DEPTH_MAX)
+		return orphan(t, phase, now);
 	f = &t->stack[SLOT(depth - 1)];
 	if (f->hook != hook) {
 		/* An inner exit was lost, or this entry was never seen. */
 		for (i = 2; i <= DEPTH_MAX; i++) {
-			if (i > depth) {
-				t->counters[COUNT_ORPHAN_EXITS] += 1;
-				return 0;
-			}
+			if (i > depth)
+				return orphan(t, phase, now);
 			f = &t->stack[SLOT(depth - i)];
 			if (f->hook == hook)
 				break;
 		}
-		if (i > DEPTH_MAX) {
-			t->counters[COUNT_ORPHAN_EXITS] += 1;
-			return 0;
-		}
+		if (i > DEPTH_MAX)
+			return orphan(t, phase, now);
 		t->counters[COUNT_LOST_EXITS] += i - 1;
 		depth -= i - 1;
 	}
+	charge(t, now);
 	unwind(t, depth - 1);
 	if (interval)
 		emit_interval(t, f, now);
@@ -160,7 +202,7 @@ static __always_inline void snapshot(struct thread *t, u32 kind, u32 load_id, u3
 	t->window = window;
 	t->at = now;
 	if (events.ringbuf_output(t, offsetof(struct thread, stack), BPF_RB_NO_WAKEUP))
-		count_lost();
+		count_lost(LOST_RING);
 }
 
 /*

@@ -102,6 +102,7 @@ class Decoder:
             "t_ns": head.at,
             "load_id": load_id,
             "tid": head.tid,
+            "tgid": head.tgid,
             "cell": cell,
             "phase": phase_of(functions, cell, self._owners, exact=self._exact),
             "functions": ";".join(reversed(functions)),

@@ -16,8 +16,9 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 	charge(t, now);
 	t->mode = MODE_CPU;
 	depth = t->depth;
-	if (depth)
+	if (depth && !t->late)
 		t->counters[COUNT_LOST_EXITS] += depth;
+	t->late = LATE_NOT;
 	t->over = 0;
 	t->stack[0].hook = HOOK_SYSCALL;
 	t->stack[0].phase = PHASE_SYSCALL;
@@ -46,10 +47,14 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 
 	if (!t)
 		return 0;
+	if (t->late == LATE_ALL)
+		settle(t);
 	charge(t, bpf_ktime_get_ns());
 	t->mode = MODE_CPU;
-	if (t->depth > 1)
+	/* Of calls that were under way when we attached no exit is to be expected. */
+	if (t->depth > 1 && !t->late)
 		t->counters[COUNT_LOST_EXITS] += t->depth - 1;
+	t->late = LATE_NOT;
 	t->over = 0;
 	unwind(t, 0);
 	return 0;
@@ -65,12 +70,17 @@ RAW_TRACEPOINT_PROBE(sched_switch)
 
 	t = threads.lookup(&prev);
 	if (t) {
+		if (t->late == LATE_ALL)
+			settle(t);
 		charge(t, now);
 		t->mode = ctx->args[0] || !(u32)ctx->args[3] ? MODE_RUNNABLE : MODE_BLOCKED;
 		off_cpu(t, now);
 	}
 	t = threads.lookup(&next);
 	if (t) {
+		/* First followed as one that runs, it was waiting for this CPU. */
+		if (t->late == LATE_ALL && t->mode == MODE_CPU)
+			t->mode = MODE_RUNNABLE;
 		charge(t, now);
 		on_cpu(t, now);
 		t->mode = MODE_CPU;
@@ -116,7 +126,7 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	threads.update(&tid, empty);
 	t = threads.lookup(&tid);
 	if (!t) {
-		count_lost();
+		count_lost(LOST_ROOM);
 		return 0;
 	}
 	t->type = EV_SNAPSHOT;
@@ -133,6 +143,49 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	return 0;
 }
 
+static __always_inline void note_schedstat(struct thread *t)
+{
+	u64 task = bpf_get_current_task();
+
+	/* What schedstat would say: the scheduler's clock beside ours, and nobody can read it later. */
+	t->counters[COUNT_SCHED_RUN_NS] = load64(task + OFF_task_struct_sched_run);
+	t->counters[COUNT_SCHED_WAIT_NS] = load64(task + OFF_task_struct_sched_wait);
+}
+
+/*
+ * (task, its tid before, bprm): a thread that is not the process's first takes
+ * the first one's number, whose own thread has ended by then (de_thread() in
+ * fs/exec.c).  It goes on under its new number.
+ */
+RAW_TRACEPOINT_PROBE(sched_process_exec)
+{
+	u32 tid = bpf_get_current_pid_tgid(), before = ctx->args[1];
+	struct thread *t = threads.lookup(&before), *n;
+	u64 now = bpf_ktime_get_ns();
+
+	if (!t)
+		return 0;
+	if (before != tid) {
+		charge(t, now);
+		note_schedstat(t);
+		threads.update(&tid, t);
+		n = threads.lookup(&tid);
+		if (n) {
+			n->tid = tid;
+			snapshot(n, SNAP_FORK, 0, 0, now);
+		} else {
+			count_lost(LOST_ROOM);
+		}
+		snapshot(t, SNAP_EXIT, 0, 0, now);
+		threads.delete(&before);
+		t = n;
+		if (!t)
+			return 0;
+	}
+	bpf_get_current_comm(t->comm, sizeof(t->comm));
+	return 0;
+}
+
 RAW_TRACEPOINT_PROBE(sched_process_exit)
 {
 	u32 tid = bpf_get_current_pid_tgid();
@@ -145,6 +198,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	charge(t, now);
 	bpf_get_current_comm(t->comm, sizeof(t->comm));
 	end_runs(t);
+	note_schedstat(t);
 	snapshot(t, SNAP_EXIT, 0, 0, now);
 	threads.delete(&tid);
 	return 0;

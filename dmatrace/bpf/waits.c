@@ -28,5 +28,5 @@ static __always_inline void on_cpu(struct thread *t, u64 now)
 	if (!e.woken)           /* preempted, or woken unseen */
 		e.woken = t->mode == MODE_BLOCKED ? now : start;
 	if (events.ringbuf_output(&e, sizeof(e), BPF_RB_NO_WAKEUP))
-		count_lost();
+		count_lost(LOST_RING);
 }

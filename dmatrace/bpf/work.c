@@ -46,7 +46,7 @@ static __always_inline int begin_work(u64 cookie, u64 work)
 	threads.update(&tid, empty);
 	t = threads.lookup(&tid);
 	if (!t) {
-		count_lost();
+		count_lost(LOST_ROOM);
 		return 0;
 	}
 	t->type = EV_SNAPSHOT;

@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from dmatrace import __version__, safe
 from dmatrace.cli import (
+    attach,
     bench,
     buffers,
     compare,
@@ -32,6 +33,7 @@ from dmatrace.errors import DmatraceError
 
 VERBS: tuple[ModuleType, ...] = (
     record,
+    attach,
     top,
     report,
     compare,
@@ -47,6 +49,8 @@ VERBS: tuple[ModuleType, ...] = (
 _EXAMPLES = """\
 examples:
   sudo dmatrace record --strategy dmabuf-bio,udmabuf-dio --size 256M -o a.dmt
+  sudo dmatrace record -o cmd.dmt -- llama-cli -m model.gguf
+  sudo dmatrace attach 4711 -o server.dmt -d 30s
   dmatrace report a.dmt
   dmatrace top --replay a.dmt
   dmatrace lab run -- dmatrace record --strategy all --size 256M -o a.dmt

@@ -54,6 +54,28 @@ def _within(text: str, least: int, most: int) -> int:
     return found
 
 
+def duration(text: str) -> float:
+    """Seconds of ``10``, ``10s``, ``2m``, ``1h``."""
+    unit = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 0)
+    try:
+        found = float(text[:-1] if unit else text) * (unit or 1)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1e8:  # not "nan" either
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration, such as 10, 10s or 2m")
+    return found
+
+
+def pids(text: str) -> tuple[int, ...]:
+    """Process numbers with commas between."""
+    found = []
+    for word in text.split(","):
+        if not word.strip().isdecimal() or not 0 < int(word) < 1 << 22:
+            raise argparse.ArgumentTypeError(f"{word.strip()!r} is no process number")
+        found.append(int(word))
+    return tuple(dict.fromkeys(found))
+
+
 def positive(text: str) -> int:
     """A whole number above 0."""
     if not text.isdecimal() or not text.isascii() or int(text) < 1:

@@ -1,4 +1,4 @@
-"""``dmatrace record``: run load strategies under the tracer, into one recording."""
+"""``dmatrace record``: strategies, processes or a command under the tracer, one recording."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from dmatrace.detail import DEFAULT_LEVEL, HZ, HZ_MAX, LEVELS, detail
 from dmatrace.errors import UsageError
 
 NAME = "record"
-HELP = "run load strategies under the tracer and record where time and memory go"
+HELP = "record where time and memory of load strategies, processes or a command go"
 
 _EXAMPLES = """\
 The page cache is dropped before each cold load (said on stderr). A file made
-for --size is removed afterwards.
+for --size is removed afterwards. Processes are followed with their threads
+and children until they end, -d is over or Ctrl-C; a command runs as the user
+who called sudo, keeps stdin, stdout and stderr, and gets Ctrl-C itself.
 
-exit codes: 0 recorded, 1 failed, 2 usage, 3 this machine cannot do it
+exit codes: 0 recorded, 1 failed, 2 usage, 3 this machine cannot do it; the
+command's own behind --
 
 examples:
   sudo dmatrace record --strategy dmabuf-bio,udmabuf-dio --size 256M -o a.dmt
@@ -27,6 +30,9 @@ examples:
   sudo dmatrace record --strategy dmabuf-gather-dio --size 1G --load-module
   sudo dmatrace record --strategy dmabuf-bio --size 8G --interval 1s
   sudo dmatrace record --strategy memfd-bio --size 1G --detail sampled --ab 7
+  sudo dmatrace record -p 4711 -d 30s -o server.dmt
+  sudo dmatrace record --comm llama-server -d 2m
+  sudo dmatrace record -o cli.dmt -- llama-cli -m model.gguf -p hello
 """
 
 
@@ -34,13 +40,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.epilog = _EXAMPLES
     add = parser.add_argument
+    parser.usage = (
+        "%(prog)s --strategy NAME[,NAME...]|all (--file PATH | --size SIZE) [options]\n"
+        "       %(prog)s (-p PID[,PID...] | --comm NAME | --cgroup PATH) [-d DUR] [options]\n"
+        "       %(prog)s [options] -- CMD [ARG...]"
+    )
     add(
         "--strategy",
         metavar="NAME[,NAME...]|all",
-        required=True,
         help="how to load the file; 'all' runs every strategy this machine can",
     )
-    source = parser.add_mutually_exclusive_group(required=True)
+    add_targets(parser)
+    add("command", nargs="*", metavar="CMD", help="run and record this command")
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--file", metavar="PATH", help="the file to load")
     source.add_argument(
         "--size",
@@ -67,8 +79,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="drop the page cache before each load, or read the file once before the"
         " first (default: cold)",
     )
-    add("-o", "--output", metavar="OUT", help="the recording (default: STRATEGY.dmt)")
-    add("--force", action="store_true", help="replace OUT if it is a recording")
+    add_output(parser)
     loads = parser.add_argument_group("loaders")
     loads.add_argument(
         "--block",
@@ -116,6 +127,58 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="load the loader module if a strategy needs it and it is not loaded: the installed"
         " one (DKMS), else one built of this checkout; it is unloaded at the end",
     )
+    tracing = add_tracing(parser)
+    tracing.add_argument(
+        "--ab",
+        type=arguments.positive,
+        default=0,
+        metavar="N",
+        help="add N interleaved pairs of loads with and without the tracer, to state its cost",
+    )
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Where the recording goes."""
+    parser.add_argument(
+        "-o", "--output", metavar="OUT", help="the recording (default: named after the target)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace OUT if it is a recording")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+
+
+def add_targets(parser: argparse.ArgumentParser) -> None:
+    """Processes that run already."""
+    group = parser.add_argument_group("processes")
+    group.add_argument(
+        "-p",
+        "--pid",
+        type=arguments.pids,
+        metavar="PID[,PID...]",
+        help="processes that run; the recording ends when all of them have",
+    )
+    group.add_argument(
+        "--comm",
+        metavar="NAME",
+        help="every process of that name, now or later, until -d or Ctrl-C",
+    )
+    group.add_argument(
+        "--cgroup", metavar="PATH", help="every process in that control group, now or later"
+    )
+    add_following(group)
+
+
+def add_following(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """How long and how far processes are followed."""
+    group.add_argument(
+        "-d", "--duration", type=arguments.duration, metavar="DUR", help="end after 10, 10s or 2m"
+    )
+    group.add_argument(
+        "--no-follow", action="store_true", help="leave out the processes they start, and children"
+    )
+
+
+def add_tracing(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """How the tracer attaches."""
     tracing = parser.add_argument_group("tracing")
     tracing.add_argument(
         "--hooks",
@@ -153,18 +216,82 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="time between samples of page cache, dma-bufs, pinned pages and memory pressure:"
         " 10ms to 1h (default: 100ms)",
     )
-    tracing.add_argument(
-        "--ab",
-        type=arguments.positive,
-        default=0,
-        metavar="N",
-        help="add N interleaved pairs of loads with and without the tracer, to state its cost",
-    )
-    parser.add_argument("-q", "--quiet", action="store_true", help="no progress on stderr")
+    return tracing
+
+
+# Options that only loads by a strategy have, and their defaults.
+_OF_STRATEGIES = {
+    "file": None, "size": None, "dir": None, "rounds": 1, "cache": "cold", "block": 1 << 20,
+    "jobs": 1, "depth": 1, "gather": 128 << 20, "verify": "sampled", "raise_limits": False,
+    "load_module": False, "ab": 0,
+}  # fmt: skip
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise UsageError unless exactly one kind of target is named, with options that it has."""
+    kinds = {
+        "--strategy": args.strategy,
+        "-p": args.pid,
+        "--comm": args.comm,
+        "--cgroup": args.cgroup,
+        "a command": args.command,
+    }
+    named = [name for name, value in kinds.items() if value]
+    if not named:
+        raise UsageError(
+            "nothing to record is named",
+            do="give --strategy NAME, -p PID, --comm NAME, --cgroup PATH or -- CMD",
+        )
+    if len(named) > 1:
+        raise UsageError(f"{named[0]} and {named[1]} exclude each other", do="record one of them")
+    if args.strategy:
+        if args.file is None and args.size is None:
+            raise UsageError("one of the arguments --file --size is required", do="add one of them")
+        if args.duration or args.no_follow:
+            name = "--duration" if args.duration else "--no-follow"
+            raise UsageError(f"{name} is for processes and commands", do="leave it out")
+        return
+    for name, default in _OF_STRATEGIES.items():
+        if getattr(args, name) != default:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for --strategy alone",
+                do="a process or command decides itself how it loads",
+            )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Record; prints the recording's path on stdout."""
+    """Record; prints the recording's path on stdout, with a command on stderr."""
+    check(args)
+    return _strategies(args) if args.strategy else targets(args, tuple(args.command))
+
+
+def targets(args: argparse.Namespace, command: tuple[str, ...] = ()) -> int:
+    """Record processes or a command; a command's exit code is returned."""
+    from dmatrace.session.progress import Progress
+    from dmatrace.session.targets import Options, record
+
+    recorded = record(
+        Options(
+            pids=args.pid or (),
+            comm=args.comm,
+            cgroup=args.cgroup,
+            command=command,
+            duration=args.duration,
+            follow=not args.no_follow,
+            output=args.output,
+            force=args.force,
+            hooks=args.hooks,
+            without=tuple(args.without),
+            detail=detail(args.detail, args.sample),
+            interval=args.interval,
+            say=Progress(quiet=args.quiet),
+        )
+    )
+    print(recorded.path, file=sys.stderr if command else sys.stdout)
+    return recorded.code or 0
+
+
+def _strategies(args: argparse.Namespace) -> int:
     from dmatrace.session.plan import Options, record
     from dmatrace.session.progress import Progress
 

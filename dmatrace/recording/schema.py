@@ -63,11 +63,24 @@ TABLES: dict[str, tuple[Column, ...]] = {
         " cachestat_before:str? cachestat_after:str? pinned_peak?"
         " page_cache_added? page_cache_removed? page_cache_peak? page_cache_end?"
         " mapped? dmabuf? shmem? start_ns? end_ns? failed:str? module:str? inventory:str?"
+        # Of a process that was traced and did not load by one of our strategies ("observed"):
+        # ended is "exit code N", "signal N", or "" while it runs.
+        " pid? comm:str? command:str? ended:str?"
     ),
-    # The loader's own clock, schedstat and getrusage(2), per thread and window.
+    # The loader's own clock, schedstat and getrusage(2), per thread and window.  clock: whose
+    # start and end are, "recorder" or "tracer" of a process that is not a loader.
     "threads": _columns(
         "load_id window tid comm:str start_ns end_ns sched_run_ns sched_wait_ns read_bytes? faults?"
-        " mark_ns?"
+        " mark_ns? clock:str?"
+    ),
+    # What the kernel's delay accounting says of a thread (window: create and io of a load, all
+    # of a traced process), differences in ns and numbers of waits; full is 0 where only
+    # ``cpu`` is known, because the thread began before the accounting was switched on.
+    "delays": _columns(
+        "load_id tid tgid comm:str full cpu_count cpu_ns"
+        " blkio_count? blkio_ns? swapin_count? swapin_ns? freepages_count? freepages_ns?"
+        " thrashing_count? thrashing_ns? compact_count? compact_ns? wpcopy_count? wpcopy_ns?"
+        " irq_count? irq_ns?"
     ),
     # op: read|write|other.  queue_ns is the bio's, in its submitter's context.  dev: the device
     # (a partition where it was asked).  kind: direct|readahead|page-cache|metadata|swap|unknown,
@@ -115,9 +128,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
     "buffers": _columns("t_ns load_id event:str ino:uint64 size exporter:str tid tgid heap:str?"),
     # Kernel stacks of traced threads on a CPU.  cell: the phase that the tracer charged the
     # moment to; phase: the one that owns the stack; functions: "outer;inner", "" in user space.
-    "samples": _columns("t_ns load_id tid cell:str phase:str functions:str count"),
+    "samples": _columns("t_ns load_id tid cell:str phase:str functions:str count tgid?"),
     # Calls of the hooks that report them: allocation, for overlap, and the loader module's steps.
-    "intervals": _columns("load_id tid phase:str start_ns end_ns hook:str?"),
+    "intervals": _columns("load_id tid phase:str start_ns end_ns hook:str? tgid?"),
     # Every dma-buf of the machine at the end of a load, while it is held: a row for each
     # process that holds one (fds: descriptors, mapped: bytes), or one with pid 0.  size -1:
     # not known.  devices: those attached, a JSON list, or "" where that was not seen.

@@ -171,7 +171,9 @@ def _steps(found: Mapping[str, int], style: Style) -> str:
 
 def outcomes(loads: Sequence[Summary], style: Style) -> Iterator[str]:
     """Whether the contents were right, and every load that did not go as asked."""
-    yield style.paint("contents", "bold")
+    loads = [load for load in loads if not load.observed]
+    if loads:
+        yield style.paint("contents", "bold")
     for load in loads:
         rounds = [*load.loads, *(one for one in load.failed if one not in load.loads)]
         good = sum(one["verified"] is True for one in rounds)
@@ -193,6 +195,48 @@ def outcomes(loads: Sequence[Summary], style: Style) -> Iterator[str]:
                 yield from _item(
                     style, load.label, f"round {one['round']} is partial: its end was not recorded"
                 )
+
+
+#: The kinds of delay that say why a thread was blocked, in words.
+_DELAYS = {
+    "blkio": "disk",
+    "freepages": "reclaim",
+    "thrashing": "thrashing",
+    "swapin": "swap",
+    "compact": "compaction",
+    "wpcopy": "copy on write",
+}
+
+
+def delays(loads: Sequence[Summary], style: Style) -> Iterator[str]:
+    """What the kernel's delay accounting says, beside the blocked and runnable time traced."""
+    told = [load for load in loads if load.delays]
+    if told:
+        yield style.paint("delay accounting", "bold")
+    for load in told:
+        assert load.delays is not None
+        found = load.delays
+        blocked = sum(parts[1] for parts in load.phases.values())
+        runnable = sum(parts[2] for parts in load.phases.values())
+        waits = [
+            f"{name} {format_ns(found[kind]['ns'])} in {found[kind]['count']} waits"
+            for kind, name in _DELAYS.items()
+            if kind in found and found[kind]["count"]
+        ]
+        if waits:
+            text = ", ".join(waits)
+        elif found["full"]:
+            text = "no other waits" if found.get("impossible") else "no waits for disk or memory"
+        else:
+            text = "why it blocked is not known of threads that began before it was switched on"
+        if found.get("impossible"):
+            names = " and ".join(_DELAYS.get(kind, kind) for kind in found["impossible"])
+            text = f"{names}: longer than the threads ran, an error of this kernel; {text}"
+        text += f" (traced: blocked {format_ns(blocked)})"
+        if "cpu" in found:
+            text += f"; for a CPU {format_ns(found['cpu']['ns'])}"
+            text += f" (traced: runnable {format_ns(runnable)})"
+        yield from _item(style, load.label, text)
 
 
 def skipped(document: Mapping[str, Any], style: Style) -> Iterator[str]:
@@ -218,9 +262,14 @@ def hidden(document: Mapping[str, Any], style: Style) -> Iterator[str]:
 def trust(document: Mapping[str, Any], style: Style) -> Iterator[str]:
     """Lost events, what the phase stack could not follow, and the recorder's own cost."""
     lost = document["lost_events"]
+    parts = document.get("lost") or {}
     exits = sum(load["stack"]["lost_exits"] for load in document["loads"])
     overflows = sum(load["stack"]["overflows"] for load in document["loads"])
-    text = f"Lost events: {lost}" + (" (figures from events are too low)" if lost else "")
+    by = ", ".join(f"{name} {number}" for name, number in parts.items() if number)
+    text = f"Lost events: {lost}"
+    text += f" ({by + ': ' if by else ''}figures from events are too low)" if lost else ""
+    if "missed" in parts and parts["missed"] is None:
+        text += " (this kernel does not count what kprobes miss)"
     text += f"; function exits not seen: {exits}; calls nested too deep: {overflows}."
     for line in style.wrap(text, "  ", ""):
         yield style.paint(line, "bad") if lost else line

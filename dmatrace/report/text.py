@@ -18,6 +18,7 @@ from dmatrace.report.layout import WIDTH, Style
 from dmatrace.sizes import format_ns, format_size, short_size
 
 SIDE_BY_SIDE = 3
+_STEPS = ("wall", "create", "io", "close")
 
 
 def render(document: Mapping[str, Any], *, color: bool = False, ascii_only: bool = False) -> str:
@@ -49,6 +50,7 @@ def render(document: Mapping[str, Any], *, color: bool = False, ascii_only: bool
             list(sections.overlap(loads, style)),
             list(sections.workers(loads, style)),
             list(sections.module(loads, style)),
+            list(sections.delays(loads, style)),
             list(inventory.section(loads, style)),
             list(sections.outcomes(loads, style)),
         ]
@@ -82,6 +84,13 @@ def _about(load: Summary, style: Style) -> Iterator[str]:
     yield from (style.paint(line, "bold") for line in style.wrap(title))
     if load.loads[0]["file"]:
         yield from style.wrap(load.loads[0]["file"], "  ", "  ")
+    if load.observed:
+        one = load.loads[0]
+        yield from style.wrap(one["command"] or one["comm"], "  ", "  ")
+        end = f", {one['ended']}" if one["ended"] else ""
+        wall = format_ns(load.times["wall_ns"])
+        yield from style.wrap(f"followed for {wall}{_rate(load)} read{end}", "  ", "  ")
+        return
     times = {name: format_ns(load.times[f"{name}_ns"]) for name in ("create", "io", "close")}
     yield from style.wrap(
         f"create {times['create']}, io {times['io']}, close {times['close']},"
@@ -140,7 +149,8 @@ def _side_by_side(loads: Sequence[Summary], style: Style) -> Iterator[str]:
         ).rstrip(),
         "bold",
     )
-    for name in ("wall", "create", "io", "close"):
+    steps = ("wall",) if all(load.observed for load in loads) else _STEPS
+    for name in steps:
         line = style.left(name, 12)
         for load in loads:
             figure = style.right(format_ns(load.times[f"{name}_ns"]), 9)
@@ -177,8 +187,9 @@ def _side_by_side(loads: Sequence[Summary], style: Style) -> Iterator[str]:
 def _lines(loads: Sequence[Summary], style: Style) -> Iterator[str]:
     """Many strategies: a line each, with the phases that took longest."""
     yield from _common(loads, style)
+    head = "process" if all(load.observed for load in loads) else "strategy"
     yield style.paint(
-        style.left("strategy", 24) + style.right("wall", 9) + style.right("rate/s", 8)
+        style.left(head, 24) + style.right("wall", 9) + style.right("rate/s", 8)
         + "  longest phases",
         "bold",
     )  # fmt: skip

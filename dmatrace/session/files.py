@@ -47,14 +47,16 @@ def file_key(status: os.stat_result) -> File:
     return kernel_dev(os.major(status.st_dev), os.minor(status.st_dev)), status.st_ino
 
 
-def described(rows: Iterable[Row], named: dict[File, str], own: File, load_id: int) -> list[Row]:
+def described(
+    rows: Iterable[Row], named: dict[File, str], own: File | None, load_id: int
+) -> list[Row]:
     """``rows`` of the kernel's file_reads with name, file system and alignment where known.
 
     The file ``own`` has a row even if no call read it.
     """
     result = []
     rows = list(rows)
-    if all((row["dev"], row["ino"]) != own for row in rows):
+    if own is not None and all((row["dev"], row["ino"]) != own for row in rows):
         counts = dict.fromkeys(FILE_IO, 0)
         rows.append({"dev": own[0], "ino": own[1], **counts})
     for row in rows:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from dmatrace.bpf.program import check_machine
 from dmatrace.detail import Detail
@@ -20,8 +21,10 @@ from dmatrace.errors import UsageError
 from dmatrace.recording import check_place
 from dmatrace.session import module, overhead, preflight, source
 from dmatrace.session.changes import Parameter
+from dmatrace.session.delays import Delays
 from dmatrace.session.progress import Progress
 from dmatrace.session.strategies import Recorder, Request
+from dmatrace.session.taskstats import accounting
 from dmatrace.session.traced import traced
 from dmatrace_loaders.limits import Limit
 from dmatrace_loaders.table import strategies
@@ -111,7 +114,7 @@ def _record(
         interval=options.interval,
     )
     _say_unheeded(options, [name for name in names if name not in skipped])
-    meta = {
+    meta: dict[str, Any] = {
         "target": {
             "kind": "strategy",
             "strategies": list(names),
@@ -125,6 +128,10 @@ def _record(
         "gather": options.gather,
     }
     with contextlib.ExitStack() as stack:
+        # Before the loader's process is born: delays are known of those that begin with it on.
+        taskstats = stack.enter_context(accounting(say))
+        delays = Delays(taskstats) if taskstats else None
+        meta["delay_kinds"] = delays.kinds() if delays else []
         session = stack.enter_context(
             traced(
                 out,
@@ -136,7 +143,7 @@ def _record(
                 detail=options.detail,
             )
         )
-        recorder = Recorder(request, session.tracer, session.writer, say, skipped)
+        recorder = Recorder(request, session.tracer, session.writer, say, skipped, delays)
         stack.callback(recorder.close)
         if options.cold:
             say("cold loads: the page cache is dropped before each (vm.drop_caches=1)")

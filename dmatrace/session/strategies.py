@@ -21,6 +21,7 @@ from dmatrace.errors import CannotHere
 from dmatrace.recording import Writer
 from dmatrace.session import files, inventory
 from dmatrace.session.changes import drop_caches
+from dmatrace.session.delays import Delays
 from dmatrace.session.ledger import INTERVAL_S, Ledger
 from dmatrace.session.progress import Progress
 from dmatrace.session.runner import LoadFailed, Runner
@@ -71,6 +72,7 @@ class Recorder:
         writer: Writer | None,
         say: Progress,
         skipped: Mapping[str, dict[str, str]] | None = None,
+        delays: Delays | None = None,
     ) -> None:
         self.request = request
         self.skipped = dict(skipped or {})
@@ -78,6 +80,7 @@ class Recorder:
         self._tracer = tracer
         self._writer = writer
         self._say = say
+        self._delays = delays
         self._runner: Runner | None = None
         self._load_id = 0
         self._polled = 0.0
@@ -183,11 +186,15 @@ class Recorder:
     def _window(self, runner: Runner, row: Row, threads: list[Row]) -> None:
         if self._ledger:
             self._ledger.begin({(self.dev, self.ino): self._cached_before})
+        if self._delays:
+            self._delays.begin(runner.pid)
         row["start_ns"] = time.monotonic_ns()
         runner.ask("go")
         loaded = runner.wait("loaded", self._idle, min(0.2, self.request.interval))
         if self._ledger:
             self._ledger.end()
+        if self._delays:
+            self._write("delays", self._delays.rows(runner.pid, self._load_id))
         self._memory(row, runner.pid)
         self._inventory(row)
         threads += loaded["threads"]
@@ -230,6 +237,8 @@ class Recorder:
             self._polled = time.monotonic()
             tracer.poll_threads()
             self._keep(tracer.take(samples=False))
+            if self._delays:
+                self._delays.poll()
             self._say.now(f"{self._where}: {format_size(self._read)} read from the disk")
 
     def _memory(self, row: Row, pid: int) -> None:

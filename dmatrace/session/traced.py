@@ -49,6 +49,7 @@ class Traced:
         self.writer.update_meta(
             lost_events=self.tracer.lost,
             devices=devices(self.tracer.devices),
+            lost=self.tracer.lost_by(),
             skipped=[dict(each) for each in skipped],
             interrupted=interrupted,
             self=cost,
@@ -66,6 +67,7 @@ def traced(
     without: Collection[str] = (),
     force: bool = False,
     detail: Detail = EXACT,
+    follow_fork: bool = True,
 ) -> Iterator[Traced]:
     """Attach, and open the recording with ``meta`` and what every recording says.
 
@@ -74,7 +76,7 @@ def traced(
     say("loading and attaching the BPF programs")
     started = time.monotonic()
     with ExitStack() as stack:
-        tracer = Tracer(hooks, without, detail=detail)
+        tracer = Tracer(hooks, without, detail=detail, follow_fork=follow_fork)
         stack.callback(tracer.close)
         attached = sum(1 for hook in tracer.hooks if hook["attached"])
         kept = " (compiled before)" if tracer.program.warm else ""
@@ -100,7 +102,8 @@ def traced(
         writer = stack.enter_context(Writer.create(out, {**every, **meta}, force, owner=owner()))
         yield Traced(tracer, writer)
         if tracer.lost:
-            say(f"{tracer.lost} events were lost: figures are lower bounds")
+            by = ", ".join(f"{name} {n}" for name, n in tracer.lost_by().items() if n)
+            say(f"{tracer.lost} events were lost ({by}): figures are lower bounds")
 
 
 def _machine() -> str:

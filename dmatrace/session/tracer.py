@@ -20,14 +20,13 @@ from dmatrace.bpf.hooks import HOOKS
 from dmatrace.bpf.program import Program
 from dmatrace.bpf.stacks import Decoder, owners
 from dmatrace.detail import EXACT, Detail
-from dmatrace.phases import PHASE_ID, PHASES
+from dmatrace.phases import PHASES
 from dmatrace.session.changes import BpfStats
+from dmatrace.session.follow import first_sight
 
 Row = dict[str, Any]
 
 _OPS = {0: "read", 1: "write"}  # include/linux/blk_types.h, enum req_op
-_PF_IO_WORKER = 0x10  # include/linux/sched.h
-_FLAGS = 6  # of proc_pid_stat(5), behind the name: state is 0
 
 
 def current_dev_ino(path: str) -> tuple[int, int]:
@@ -74,35 +73,29 @@ class Tracer:
         """The recording's ``hooks`` list."""
         return self.program.hooks
 
-    def follow(self, pid: int) -> None:
-        """Trace every thread that process ``pid`` has now, and those it starts.
+    def follow(self, pid: int, *, show: bool = False) -> list[int]:
+        """Trace every thread that process ``pid`` has now, and those it starts: their tids.
 
         Workers of its io_uring are left to the hook that knows what they work on.
+        ``show`` reports each as it is now, a snapshot of zeros, for whoever sets no marks.
         """
-        for name in os.listdir(f"/proc/{pid}/task"):
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                self._follow_thread(pid, int(name))
+        found: set[int] = set()
+        # Once more: a thread that was not followed yet may have started another meanwhile.
+        while new := {int(name) for name in os.listdir(f"/proc/{pid}/task")} - found:
+            found |= new
+            for tid in sorted(new):
+                self._follow_thread(pid, tid, show)
+        return sorted(found)
 
-    def _follow_thread(self, pid: int, tid: int) -> None:
-        with open(f"/proc/{pid}/task/{tid}/stat") as lines:
-            name, _, rest = lines.read().rpartition(")")
-        # io_uring's other kernel thread, for SQPOLL, works for its process all the time.
-        if int(rest.split()[_FLAGS]) & _PF_IO_WORKER and "(iou-wrk-" in name:
-            return
-        with open(f"/proc/{pid}/task/{tid}/syscall") as lines:
-            inside = not lines.read().startswith("running")
-        thread = layout.Thread()
-        thread.type = layout.EV_SNAPSHOT
-        thread.tid, thread.tgid = tid, pid
-        thread.last = time.monotonic_ns()
-        thread.off = thread.last if inside else 0
-        # A thread that waits in a system call is blocked in it until proven otherwise.
-        thread.mode = layout.MODE_BLOCKED if inside else layout.MODE_CPU
-        thread.depth = int(inside)
-        thread.phase = PHASE_ID["syscall" if inside else "user"]
-        thread.stack[0].phase = thread.phase
+    def _follow_thread(self, pid: int, tid: int, show: bool) -> None:
         table = self._tables["threads"]
-        table[ctypes.c_uint32(tid)] = table.Leaf.from_buffer_copy(thread)
+
+        def put(thread: layout.Thread) -> None:
+            table[ctypes.c_uint32(tid)] = table.Leaf.from_buffer_copy(thread)
+
+        thread = first_sight(pid, tid, self.program.frames, put)
+        if thread is not None and show:
+            self._snapshot(thread, "poll", thread.last)
 
     def poll(self, timeout_ms: int = 0) -> None:
         """Take what the ring buffer holds."""
@@ -165,6 +158,7 @@ class Tracer:
                 {
                     "load_id": self.load_id,
                     "tid": interval.tid,
+                    "tgid": interval.tgid,
                     "phase": PHASES[interval.phase],
                     "hook": HOOKS[interval.hook - 1].name if interval.hook else "",
                     "start_ns": interval.start,
@@ -358,10 +352,18 @@ class Tracer:
             table[1] = ctypes.c_uint64(table[0].value)
         return max(0, ctypes.c_int64(peak).value)
 
+    def lost_by(self) -> dict[str, int | None]:
+        """What was lost: records ("ring"), threads and files without room ("threads"), and
+        calls of hooked functions ("missed"), None where this kernel does not count those.
+        """
+        table = self._tables["lost"]
+        found = {name: int(table[index].value) for index, name in enumerate(layout.LOST)}
+        return {**found, "missed": self.program.missed()}
+
     @property
     def lost(self) -> int:
-        """Records and threads that found no room."""
-        return int(self._tables["lost"][0].value)
+        """All of them that are known."""
+        return sum(number or 0 for number in self.lost_by().values())
 
     def self_cost(self) -> list[Row]:
         """{name, run_time_ns, run_cnt} of each BPF program since tracing began.

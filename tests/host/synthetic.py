@@ -77,7 +77,7 @@ def snapshot(
 
 
 def counters(
-    key: tuple[int, int, int, int, str], values: Mapping[str, int]
+    key: tuple[int, int, int, int, str], values: Mapping[str, int], *, tgid: int = 100
 ) -> list[dict[str, Any]]:
     """Rows of the counters that go with a snapshot."""
     load_id, tid, t_ns, window, kind = key
@@ -88,7 +88,7 @@ def counters(
             "window": window,
             "kind": kind,
             "tid": tid,
-            "tgid": 100,
+            "tgid": tgid,
             "counter": name,
             "value": value,
         }

@@ -49,7 +49,8 @@ CONTRACT: dict[str, Any] = {
 
 # Keys added to the contract's.  A key in neither list is a mistake.
 ADDED = {
-    "": {"machine", "device", "started", "detail", "sample_hz", "page_size", "complete", "torn"},
+    "": {"machine", "device", "started", "detail", "sample_hz", "page_size", "complete", "torn"}
+    | {"lost"},
     "loads": {
         "load_id",
         "failed",
@@ -61,6 +62,11 @@ ADDED = {
         "critical",
         "files",
         "inventory",
+        "pid",
+        "comm",
+        "command",
+        "ended",
+        "samples",
     },
     "loads.memory": {
         "mapped",
@@ -91,7 +97,15 @@ ADDED = {
         "queued_bytes",
         "unseen_bytes",
     },
-    "loads.threads": {"clock", "owner", "sched_run_ns", "sched_wait_ns", "mark_ns", "wake_ns"},
+    "loads.threads": {
+        "clock",
+        "owner",
+        "sched_run_ns",
+        "sched_wait_ns",
+        "mark_ns",
+        "wake_ns",
+        "delays",
+    },
     "loads.stack": {"lost_exits", "overflows"},
     "target": {"strategies"},
     "self": {"bpf_runs", "programs"},

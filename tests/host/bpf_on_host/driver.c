@@ -22,8 +22,24 @@ static long the_return(void *ctx, u64 *value)
 	return 0;
 }
 
+/* What the current thread came into the kernel with: the test sets the system call's number. */
+u8 host_registers[256];
+
+static u64 the_task(void)
+{
+	return host_task;
+}
+
+static u64 the_registers(u64 task)
+{
+	(void)task;
+	return (u64)host_registers;
+}
+
 void host_reset(void)
 {
+	current_task_btf = the_task;
+	task_registers = the_registers;
 	attach_cookie = the_cookie;
 	func_arg = the_arg;
 	func_ret = the_return;
@@ -67,7 +83,7 @@ struct file_io *host_file_io(u64 ino, u64 dev)
 
 u64 host_lost(void)
 {
-	return lost_slots[0];
+	return lost_slots[LOST_RING] + lost_slots[LOST_ROOM];
 }
 
 u64 host_pinned(int slot)

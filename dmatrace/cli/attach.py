@@ -1,0 +1,57 @@
+"""``dmatrace attach PID``: look at a running process, or record it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from dmatrace.cli import arguments, record
+from dmatrace.errors import CannotHere, UsageError
+
+NAME = "attach"
+HELP = "look at a running process live, or record it with -o"
+
+_EXAMPLES = """\
+On a terminal this opens the live view; with -o, or where stdout is no
+terminal, it records like `record -p PID`.
+
+exit codes: 0 done, 1 failed, 2 usage, 3 this machine cannot do it
+
+examples:
+  sudo dmatrace attach 4711
+  sudo dmatrace attach 4711 -o server.dmt -d 30s
+  sudo dmatrace attach $(pgrep -n llama-server) -o load.dmt
+"""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """The verb's options."""
+    parser.epilog = _EXAMPLES
+    parser.add_argument("pid", type=arguments.pids, metavar="PID[,PID...]", help="what to follow")
+    record.add_following(parser)
+    record.add_output(parser)
+    record.add_tracing(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record, or open the live view."""
+    args.comm = args.cgroup = None
+    if args.output is not None or not sys.stdout.isatty():
+        return record.targets(args)
+    if args.force:
+        raise UsageError("--force is for -o", do="name the recording with -o")
+    return live(args)
+
+
+def live(args: argparse.Namespace) -> int:
+    """The live view of the processes.  Raises CannotHere where it is not installed."""
+    import importlib
+
+    try:
+        view = importlib.import_module("dmatrace.tui")
+        attach = view.attach
+    except (ImportError, AttributeError):
+        raise CannotHere(
+            "the live view is not installed", do="record instead: dmatrace attach PID -o OUT"
+        ) from None
+    return int(attach(args))

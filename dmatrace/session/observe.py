@@ -1,0 +1,379 @@
+"""Recording processes that are not our loaders: one load per process, while it is followed.
+
+The tracer reports threads; here they become processes, with what each read
+and when it began and ended.  Births and ends of threads come from the tracer
+(nothing is traced of which it did not report the birth), names, exit codes
+and the time of an end from the kernel's proc connector.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from dmatrace.phases import PHASES
+from dmatrace.recording import Writer
+from dmatrace.session import files, processes
+from dmatrace.session.delays import Delays
+from dmatrace.session.ledger import Ledger
+from dmatrace.session.procevents import Event, ProcEvents
+from dmatrace.session.progress import Progress
+from dmatrace.session.tracer import Row, Tracer
+from dmatrace.sizes import format_size
+
+#: Counters of bytes that a process got from files; spliced ones as they came to the pipe.
+READ = (
+    "dio_bytes",
+    "copy_read_bytes",
+    "copy_shmem_read_bytes",
+    "splice_cache_bytes",
+    "splice_shmem_bytes",
+)
+
+FIRST = 1  # load_id of the first process, which the memory ledger of them all goes with
+OBSERVED = "observed"  # in the place of a strategy's name
+_POLL_S = 0.5
+_WINDOW = -1  # of threads that set no marks
+
+
+@dataclass
+class Process:
+    """What is known of one followed process."""
+
+    row: Row
+    living: set[int] = field(default_factory=set)
+    totals: Counter[str] = field(default_factory=Counter)
+    dmabuf: int = 0
+    over: bool = False
+
+
+@dataclass
+class _Thread:
+    """A thread's beginning, and its counters then and now."""
+
+    start_ns: int
+    run_ns: int = 0
+    wait_ns: int = 0
+    base: dict[str, int] = field(default_factory=dict)
+    last: dict[str, int] = field(default_factory=dict)
+
+
+class Observer:
+    """Follows processes and writes what they did; ``more`` says whether a new one is meant."""
+
+    def __init__(
+        self,
+        tracer: Tracer,
+        writer: Writer,
+        events: ProcEvents | None,
+        delays: Delays | None,
+        say: Progress,
+        more: Callable[[Event], bool] | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self._ledger = ledger
+        self._named: dict[files.File, str] = {}
+        self._tracer = tracer
+        self._writer = writer
+        self._events = events
+        self._delays = delays
+        self._say = say
+        self._more = more
+        self._polled = 0.0
+        self._adding = 0  # the process whose threads are just being followed
+        self._cached = (0, 0)  # bytes: the files' peaks, and what is there now
+        self._threads: dict[int, _Thread] = {}
+        self._by_pid: dict[int, Process] = {}  # the last of each number
+        self.processes: list[Process] = []
+
+    def add(self, pid: int) -> bool:
+        """Follow a process that runs, from now on; False if it has just ended."""
+        known = self._by_pid.get(pid)
+        if known is not None and not known.over:
+            return True
+        self._adding = pid
+        try:
+            if self._delays:
+                self._delays.begin(pid)
+            tids = self._tracer.follow(pid, show=True)
+            self._keep(self._tracer.take())
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        finally:
+            self._adding = 0
+        for tid in tids:
+            thread = self._threads.get(tid)
+            stats = _schedstat(pid, tid)
+            if thread and stats:
+                thread.run_ns, thread.wait_ns = stats
+        return pid in self._by_pid
+
+    def idle(self) -> None:
+        """Now and then, while the processes run."""
+        if self._ledger:
+            self._ledger.sample()
+        self._tracer.drain()
+        self._keep(self._tracer.take())
+        for event in self._events.take() if self._events else ():
+            self._event(event)
+        if time.monotonic() - self._polled > _POLL_S:
+            self._polled = time.monotonic()
+            self._tracer.poll_threads()
+            self._keep(self._tracer.take())
+            if self._delays:
+                self._delays.poll()
+            for process in self.processes:
+                if not process.over:
+                    self._named |= files.names(process.row["pid"])
+            self._bury()
+            self._show()
+
+    def ended(self, pid: int, status: int) -> None:
+        """What whoever waited for a process knows, which the proc connector may say later."""
+        process = self._by_pid.get(pid)
+        if process is not None:
+            process.row["ended"] = _how(status)
+
+    def alive(self, pids: set[int]) -> bool:
+        """Whether one of these runs still."""
+        return any(not self._by_pid[pid].over for pid in pids if pid in self._by_pid)
+
+    def finish(self) -> None:
+        """The last look at what runs still, and every process's row."""
+        self.idle()
+        if self._ledger:
+            self._ledger.end()
+        self._tracer.open_runs()
+        self._tracer.poll_threads()
+        self._tracer.drain()  # what was done until then: looking at the threads takes a while
+        rows = self._tracer.take()
+        self._keep(rows)
+        for row in rows.get("snapshots", []):
+            if row["phase"] == PHASES[0] and row["kind"] == "poll":
+                self._clock(row, _schedstat(row["tgid"], row["tid"]), "recorder")
+        self._files()
+        now = time.monotonic_ns()
+        for process in self.processes:
+            row = process.row
+            if not process.over:
+                self._end(process, now)
+            if self._delays:
+                self._write("delays", self._delays.rows(row["pid"], row["load_id"]))
+            self._total(process)
+        self._write("loads", [process.row for process in self.processes])
+
+    def _show(self) -> None:
+        read = sum(self._bytes(process) for process in self.processes)
+        running = sum(not process.over for process in self.processes)
+        self._say.now(
+            f"following {running} process{'' if running == 1 else 'es'}: {format_size(read)} read"
+        )
+
+    # What the tracer reported.
+
+    def _keep(self, rows: dict[str, list[Row]]) -> None:
+        """Take note of rows, in their order, give each its process's load_id, and write them."""
+        counters: dict[tuple[int, int, str], dict[str, int]] = {}
+        for row in rows.get("counters", []):
+            key = row["tid"], row["t_ns"], row["kind"]
+            counters.setdefault(key, {})[row["counter"]] = row["value"]
+        for row in rows.get("snapshots", []):
+            if row["phase"] == PHASES[0]:
+                self._snapshot(row, counters.get((row["tid"], row["t_ns"], row["kind"]), {}))
+        for buffer in rows.get("buffers", []):
+            process = self._by_pid.get(buffer["tgid"])
+            if process and buffer["event"] == "export":
+                process.dmabuf += buffer["size"]
+        for table, found in rows.items():
+            for row in found:
+                process = self._by_pid.get(row["tgid"])
+                row["load_id"] = process.row["load_id"] if process else -1
+            self._write(table, found)
+
+    def _snapshot(self, row: Row, counters: dict[str, int]) -> None:
+        run, wait = counters.pop("sched_run_ns", 0), counters.pop("sched_wait_ns", 0)
+        self._born(row)
+        if row["kind"] == "fork" and row["tid"] in self._threads:
+            # Not zeros for a thread that goes on under a new number.
+            self._threads[row["tid"]].run_ns, self._threads[row["tid"]].wait_ns = run, wait
+        self._count(row, counters)
+        if row["kind"] == "exit":
+            self._clock(row, (run, wait) if run else None, "tracer")
+            self._died(row)
+
+    def _born(self, row: Row) -> None:
+        pid, tid = row["tgid"], row["tid"]
+        process = self._by_pid.get(pid)
+        if process is None or (process.over and row["kind"] == "fork"):
+            process = self._begin(pid, row)
+        if row["owner"]:
+            return  # a worker, which is somebody else's
+        if row["kind"] == "fork" or tid not in self._threads:
+            process.living.add(tid)
+            self._threads[tid] = _Thread(row["t_ns"])
+
+    def _begin(self, pid: int, row: Row) -> Process:
+        """A process that is new to us: its first row names it in a recording that is cut off."""
+        found = processes.look(pid)
+        process = Process(
+            {
+                "load_id": len(self.processes) + 1,
+                "strategy": OBSERVED,
+                "round": 1,
+                "pid": pid,
+                "comm": found.comm if found else row["comm"],
+                "command": found.command if found else "",
+                "start_ns": row["t_ns"],
+            }
+        )
+        self.processes.append(process)
+        self._by_pid[pid] = process
+        self._write("loads", [process.row])
+        if self._delays and pid != self._adding:
+            self._delays.begin(pid, born=True)
+        return process
+
+    def _count(self, row: Row, counters: dict[str, int]) -> None:
+        """Counters are cumulative; those of a thread under a new number begin as they were."""
+        thread = self._threads.get(row["tid"])
+        process = self._by_pid[row["tgid"]]
+        if row["owner"] or thread is None:
+            sign = {"work-begin": -1, "work-end": 1}.get(row["kind"], 0)
+            for name, value in counters.items():
+                process.totals[name] += sign * value
+            return
+        if row["kind"] == "fork":
+            thread.base = dict(counters)
+        thread.last = counters
+
+    def _died(self, row: Row) -> None:
+        thread = self._threads.pop(row["tid"], None)
+        process = self._by_pid[row["tgid"]]
+        if thread is not None:
+            for name, value in thread.last.items():
+                process.totals[name] += value - thread.base.get(name, 0)
+        process.living.discard(row["tid"])
+        process.row["comm"] = row["comm"] if row["tid"] == row["tgid"] else process.row["comm"]
+        if not process.living:
+            self._end(process, row["t_ns"])
+
+    def _clock(self, row: Row, stats: tuple[int, int] | None, clock: str) -> None:
+        """What the scheduler says of a thread, beside what was traced."""
+        thread = self._threads.get(row["tid"])
+        if thread is None or stats is None:
+            return
+        run, wait = stats
+        self._write(
+            "threads",
+            [
+                {
+                    "load_id": self._by_pid[row["tgid"]].row["load_id"],
+                    "window": _WINDOW,
+                    "tid": row["tid"],
+                    "comm": row["comm"],
+                    "start_ns": thread.start_ns,
+                    "end_ns": row["t_ns"],
+                    "sched_run_ns": max(0, run - thread.run_ns),
+                    "sched_wait_ns": max(0, wait - thread.wait_ns),
+                    "clock": clock,
+                }
+            ],
+        )
+
+    # What the proc connector reported.
+
+    def _event(self, event: Event) -> None:
+        process = self._by_pid.get(event.tgid)
+        if process is None or process.over:
+            if event.kind == "exit":
+                self._status(process, event)
+            elif self._more and event.kind != "fork" and self._more(event):
+                self.add(event.tgid)
+            return
+        if event.kind == "exec":
+            process.row.pop("ended", None)  # of its first thread, which made place for another
+        if event.kind == "exec" or (event.kind == "comm" and event.tid == event.tgid):
+            found = processes.look(event.tgid)
+            if found is not None:
+                process.row["comm"] = found.comm
+                process.row["command"] = found.command or process.row["command"]
+            elif event.kind == "exec":  # it has ended; its name comes with its end
+                process.row["command"] = ""
+        elif event.kind == "exit":
+            self._status(process, event)
+
+    def _status(self, process: Process | None, event: Event) -> None:
+        """An end's time and code, which follow the tracer's word of it."""
+        if process is None or event.tid != event.tgid:
+            return
+        process.row["ended"] = _how(event.status)
+        if event.t_ns > process.row["start_ns"]:
+            process.row["end_ns"] = event.t_ns
+
+    def _end(self, process: Process, t_ns: int) -> None:
+        process.over = True
+        process.row["end_ns"] = max(process.row.get("end_ns", 0), t_ns)
+
+    def _bury(self) -> None:
+        """Processes whose end was lost: proc does not have them any more."""
+        for process in self.processes:
+            if not process.over and not processes.alive(process.row["pid"]):
+                self._end(process, time.monotonic_ns())
+
+    # The sums.
+
+    def _sum(self, process: Process, name: str) -> int:
+        """One counter, over its threads."""
+        running = (self._threads[tid] for tid in process.living if tid in self._threads)
+        open_ = sum(thread.last.get(name, 0) - thread.base.get(name, 0) for thread in running)
+        return process.totals[name] + open_
+
+    def _bytes(self, process: Process) -> int:
+        return sum(self._sum(process, name) for name in READ)
+
+    def _total(self, process: Process) -> None:
+        row = process.row
+        row["wall_ns"] = row["end_ns"] - row["start_ns"]
+        row["bytes"] = self._bytes(process)
+        row["dmabuf"] = process.dmabuf
+        row["shmem"] = self._sum(process, "shmem_alloc_bytes")
+        row["page_cache_added"] = self._sum(process, "cache_added_bytes")
+        row["page_cache_removed"] = self._sum(process, "cache_removed_bytes")
+        row["pinned_peak"] = self._tracer.pinned_peak()
+        row["page_cache_peak"], row["page_cache_end"] = self._cached
+        row.setdefault("ended", "")
+
+    def _files(self) -> None:
+        """The page cache of the files that the processes brought in, and what they read."""
+        peak = now = 0
+        for pages in (self._tracer.all_file_pages() or {}).values():
+            peak += pages.peak
+            now += max(0, pages.added - pages.removed)
+        self._cached = peak, now
+        if len(self.processes) == 1:
+            # The kernel's side counts by file alone: of several processes nobody can say who.
+            reads = self._tracer.file_reads()
+            self._write("file_reads", files.described(reads, self._named, None, FIRST))
+
+    def _write(self, table: str, rows: list[Row]) -> None:
+        if rows:
+            self._writer.append(table, rows)
+
+
+def _how(status: int) -> str:
+    """A wait(2) status in words."""
+    code = os.waitstatus_to_exitcode(status)
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _schedstat(pid: int, tid: int) -> tuple[int, int] | None:
+    """(run, wait) in ns of a thread; None if it has ended."""
+    try:
+        with open(f"/proc/{pid}/task/{tid}/schedstat") as text:
+            run, wait, _ = text.read().split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(run), int(wait)

@@ -1,0 +1,300 @@
+"""Commands and processes that are not our loaders, beside what they say of themselves."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dmatrace.analysis import law
+from tests.guest.lab import Lab, report
+
+MIB = 1 << 20
+READING = Path(__file__).with_name("reading.py")
+USER = "dmatrace-test"
+DELAYACCT = "/proc/sys/kernel/task_delayacct"
+# What a busy host may take between two clocks that are read one after the other.
+APART_NS = 20_000_000
+
+
+@pytest.fixture(scope="module")
+def place(lab: Lab) -> Iterator[str]:
+    """A directory with a file of 11 MiB, which is read whole, and one of 13 MiB."""
+    lab.must(
+        "mkdir -m 777 /data/targets && cd /data/targets && head -c 11M /dev/urandom >cached"
+        " && head -c 13M /dev/urandom >direct && chmod 644 * && cat * >/dev/null && sync"
+        f" && useradd --create-home --groups audio {USER}"
+    )
+    yield "/data/targets"
+    lab.must(f"rm -r /data/targets; userdel --remove {USER} 2>/dev/null; true")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A recorded command: what it said, what was recorded, and how dmatrace ended."""
+
+    said: dict[str, Any]
+    document: dict[str, Any]
+    code: int
+    err: str
+
+    def load(self, who: str) -> dict[str, Any]:
+        """The load of a process, as the command names it."""
+        (found,) = (load for load in self.document["loads"] if load["pid"] == self.said[who])
+        return found
+
+
+@pytest.fixture(scope="module")
+def ran(lab: Lab, place: str) -> Ran:
+    """One recording for most of the tests."""
+    out = lab.shared / "command.dmt"
+    done = lab.shell(
+        f"cp {READING} /tmp/reading.py && chmod 644 /tmp/reading.py && echo hello |"
+        f" SUDO_UID=$(id -u {USER}) SUDO_GID=$(id -g {USER}) dmatrace record -o {out} --"
+        f" python3 /tmp/reading.py {place}/cached {place}/direct"
+    )
+    assert done.out.startswith("{"), done.err
+    return Ran(json.loads(done.out), report(out), done.code, done.err)
+
+
+def _sums(thread: dict[str, Any]) -> dict[str, int]:
+    return {
+        mode: sum(phase[f"{mode}_ns"] for phase in thread["phases"])
+        for mode in ("cpu", "blocked", "runnable")
+    }
+
+
+def _agrees(thread: dict[str, Any]) -> None:
+    """With the scheduler's clock, as law 1 has it, and where a busy host takes the CPU away."""
+    sums, wake = _sums(thread), thread["wake_ns"]
+    allowed = APART_NS + law.SCHED_WITHIN * thread["wall_ns"]
+    run, wait = thread["sched_run_ns"], thread["sched_wait_ns"]
+    assert sums["cpu"] - allowed <= run <= sums["cpu"] + wake + allowed, thread
+    assert sums["runnable"] - wake - allowed <= wait <= sums["runnable"] + allowed, thread
+
+
+def test_a_command_is_its_users_own(lab: Lab, ran: Ran) -> None:
+    assert ran.code == 7
+    assert "command.dmt" in ran.err.splitlines()[-1]  # stdout is the command's
+    assert ran.said["stdin"] == "hello\n"
+    uid, gid, audio = lab.must(f"id -u {USER}; id -g {USER}; getent group audio").split()
+    assert (ran.said["uid"], ran.said["gid"]) == (int(uid), int(gid))
+    assert set(ran.said["groups"]) == {int(gid), int(audio.split(":")[2])}
+    assert (ran.said["HOME"], ran.said["USER"]) == (f"/home/{USER}", USER)
+    assert (ran.said["LOGNAME"], ran.said["SUDO_UID"]) == (USER, None)
+    target = ran.document["target"]
+    assert (target["kind"], target["exit_code"], target["user"]) == ("command", 7, USER)
+    owners = lab.must(f"stat -c %u {lab.shared}/command.dmt {lab.shared}/command.dmt/meta.json")
+    assert set(owners.split()) == {uid}
+
+
+def test_every_process_is_a_load(ran: Ran) -> None:
+    assert ran.document["lost_events"] == 0, ran.document["lost"]
+    assert {load["strategy"] for load in ran.document["loads"]} == {"observed"}
+    assert not any(load["partial"] for load in ran.document["loads"])
+    assert ran.load("pid")["ended"] == "exit code 7"
+    assert ran.load("dd")["ended"] == "exit code 0"
+    assert ran.load("dd")["comm"] == "dd"
+    # proc may not have it any more when the news of its exec(2) arrive.
+    assert not ran.load("dd")["command"] or ran.load("dd")["command"].startswith("dd if=")
+    assert len(ran.document["loads"]) == 4
+
+
+def test_bytes_are_exact(ran: Ran) -> None:
+    child = ran.load("buffered")
+    assert child["bytes"] == 11 * MIB
+    assert (child["direct"]["verdict"], child["copies"]["cpu_bytes"]) == ("buffered", 11 * MIB)
+    assert child["memory"]["page_cache_added"] == 11 * MIB
+    assert child["block"]["read_bytes"] == 11 * MIB
+    child = ran.load("direct")
+    assert (child["bytes"], child["memory"]["page_cache_added"]) == (11 * MIB, 0)
+    assert child["direct"] == child["direct"] | {"verdict": "direct", "direct_bytes": 11 * MIB}
+    assert ran.load("dd")["direct"]["direct_bytes"] == 3 * MIB
+    assert ran.load("pid")["direct"]["direct_bytes"] == 28 * MIB
+
+
+def test_time_adds_up(ran: Ran) -> None:
+    main = ran.load("pid")
+    # By the kernel's proc connector, and by the command's own clock, which starts late.
+    total = sum(_sums(main["threads"][0]).values())
+    assert total == pytest.approx(main["wall_ns"], rel=0.01, abs=APART_NS)
+    assert ran.said["ns"] < total
+    assert len(main["threads"]) == 4
+    for load in ran.document["loads"]:
+        for thread in load["threads"]:
+            _agrees(thread)
+
+
+def test_the_kernels_delays_are_the_blocked_time(ran: Ran) -> None:
+    """A child that only reads is blocked by the disk alone."""
+    for who in ("direct", "buffered"):
+        (thread,) = ran.load(who)["threads"]
+        delays = thread["delays"]
+        assert delays["full"]
+        assert delays["blkio"]["count"] > 0
+        assert delays["blkio"]["ns"] == pytest.approx(
+            _sums(thread)["blocked"], rel=0.05, abs=APART_NS / 4
+        )
+        assert delays["cpu"]["ns"] == pytest.approx(
+            _sums(thread)["runnable"], rel=0.05, abs=APART_NS + thread["wake_ns"]
+        )
+
+
+def test_what_was_switched_on_is_off_again(lab: Lab, ran: Ran) -> None:
+    assert f"{DELAYACCT}: 0 -> 1 (restored at the end)" in ran.err
+    assert lab.must(f"cat {DELAYACCT}") == "0\n"
+
+
+def test_delays_of_a_strategy(lab: Lab, place: str) -> None:
+    """Where kprobes are used this kernel says what they missed; nothing of it is ours here."""
+    options = ("--strategy", "anon-dio", "--file", f"{place}/direct", "--hooks", "kprobe")
+    document = lab.record("delayed", *options)
+    lost = document["lost"]
+    assert set(lost) == {"ring", "threads", "missed"}
+    assert lost["missed"] is not None
+    assert document["lost_events"] == sum(lost.values())
+    assert (lost["ring"], lost["threads"]) == (0, 0)
+    ((thread,),) = (load["threads"] for load in document["loads"])
+    assert thread["delays"]["full"]
+    assert thread["delays"]["blkio"]["ns"] == pytest.approx(
+        _sums(thread)["blocked"], rel=0.05, abs=APART_NS / 4
+    )
+
+
+_BUSY = """
+import mmap, os, sys, threading, time
+def reads():
+    fd = os.open(sys.argv[1], os.O_RDONLY | os.O_DIRECT)
+    buffer = mmap.mmap(-1, 8 << 20)
+    while True:
+        os.preadv(fd, [buffer], 0)
+def copies():
+    fd = os.open(sys.argv[2], os.O_RDONLY)
+    while True:
+        os.pread(fd, 8 << 20, 0)
+for work in (reads, copies):
+    threading.Thread(target=work, daemon=True).start()
+time.sleep(1000)
+"""
+
+
+def test_attached_in_the_middle(lab: Lab, place: str) -> None:
+    """Threads that read, copy and sleep all the time: each is in some call when we come."""
+    out = lab.shared / "attached.dmt"
+    lab.must(f"cat >/tmp/busy.py <<'END'\n{_BUSY}\nEND")
+    done = lab.shell(
+        f"python3 /tmp/busy.py {place}/direct {place}/cached & pid=$!; sleep 1;"
+        f" dmatrace attach $pid -d 3 -o {out}; code=$?; kill $pid; exit $code"
+    )
+    assert done.code == 0, done.err
+    assert done.out == f"{out}\n"
+    assert "3 s are over" in done.err
+    document = report(out)
+    assert law.closure(document) == []
+    (load,) = document["loads"]
+    assert (load["comm"], load["ended"], load["partial"]) == ("python3", "", False)
+    assert load["wall_ns"] >= 3e9
+    assert load["direct"]["verdict"] == "mixed"
+    # A read is in flight at both ends.
+    direct = load["direct"]["direct_bytes"]
+    assert load["block"]["read_bytes"] == pytest.approx(direct, rel=0.02, abs=16 * MIB)
+    assert len(load["threads"]) == 3
+    for thread in load["threads"]:
+        assert thread["clock"] == "recorder"
+        _agrees(thread)
+        # They began before delay accounting was switched on.
+        assert thread["delays"]["full"] is False
+        assert set(thread["delays"]) == {"full", "cpu"}
+    sleeping = load["threads"][0]
+    (asleep,) = (p for p in sleeping["phases"] if p["blocked_ns"])
+    assert asleep["phase"] == "syscall"
+    assert asleep["blocked_ns"] == pytest.approx(sleeping["wall_ns"], rel=0.01)
+    # In neither of the others can much be user space: they are in system calls all the time.
+    for thread in load["threads"][1:]:
+        user = sum(p["cpu_ns"] for p in thread["phases"] if p["phase"] == "user")
+        assert user < 0.2 * thread["wall_ns"], thread["phases"]
+
+
+def test_a_target_that_ends_is_an_end(lab: Lab) -> None:
+    out = lab.shared / "ends.dmt"
+    done = lab.shell(f"sleep 30 & dmatrace record -p $! -o {out}")
+    assert (done.code, done.out) == (0, f"{out}\n"), done.err
+    assert "the target has ended" in done.err
+    assert report(out)["complete"]
+
+
+def test_ctrl_c_is_the_commands(lab: Lab) -> None:
+    """As a terminal's shell sends it: to the whole group."""
+    out = lab.shared / "interrupted.dmt"
+    done = lab.shell(
+        f"set -m; dmatrace record -o {out} -- bash -c 'echo runs >/tmp/runs; exec sleep 1000' &"
+        " for n in $(seq 900); do [ -e /tmp/runs ] && break; sleep 0.2; done; sleep 1;"
+        f" kill -{int(signal.SIGINT)} -$!; wait $!; code=$?; rm /tmp/runs; exit $code"
+    )
+    assert done.code == 128 + signal.SIGINT, done.err
+    document = report(out)
+    assert document["complete"]
+    assert document["loads"][0]["ended"] == "signal 2"
+    assert document["target"]["exit_code"] == 130
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "says"),
+    [
+        ("dmatrace record -p 4000000", 1, "there is no process 4000000"),
+        ("dmatrace record -p 2", 1, "is a kernel thread"),
+        ("dmatrace attach 4000000 -o x.dmt", 1, "there is no process 4000000"),
+        (
+            "python3 -c 'import os,time\nif os.fork(): time.sleep(60)' & sleep 2;"
+            " pid=$(pgrep -P $!); dmatrace record -p $pid; code=$?; kill $!; exit $code",
+            1,
+            "has ended already: a zombie",
+        ),
+        ("dmatrace record --cgroup /none", 1, "there is no control group /none"),
+        ("dmatrace record -- /nowhere/nothing", 127, "there is no such command"),
+        ("dmatrace record -- /etc/passwd", 126, "it may not be executed"),
+        ("dmatrace record -- /etc", 126, "it is a directory"),
+        ("exec dmatrace record -p $$", 2, "is dmatrace itself"),
+    ],
+)
+def test_a_bad_target_is_one_line(lab: Lab, script: str, code: int, says: str) -> None:
+    done = lab.shell(script)
+    assert done.code == code, done.err
+    assert says in done.err
+    assert len(done.lines) == 1
+    assert done.out == ""
+
+
+@pytest.mark.long
+def test_every_process_of_a_name_and_a_group(lab: Lab, place: str) -> None:
+    """What comes after us is followed too; the rest is not."""
+    out = lab.shared / "comm.dmt"
+    done = lab.shell(
+        f"dmatrace record --comm dd -d 20 -o {out} 2>/tmp/said &"
+        " for n in $(seq 600); do grep -q waiting /tmp/said && break; sleep 0.2; done;"
+        f" cat {place}/direct >/dev/null; dd if={place}/direct of=/dev/null bs=1M iflag=direct;"
+        " wait $!; cat /tmp/said >&2"
+    )
+    assert done.code == 0, done.err
+    (load,) = report(out)["loads"]
+    assert load["comm"] == "dd"
+
+
+@pytest.mark.long
+def test_two_hundred_children(lab: Lab, place: str) -> None:
+    out = lab.shared / "children.dmt"
+    command = f"for n in $(seq 200); do head -c 1000003 {place}/direct >/dev/null & done; wait"
+    done = lab.run("dmatrace", "record", "-o", str(out), "--", "bash", "-c", command)
+    assert done.code == 0, done.err
+    document = report(out)
+    assert document["lost_events"] == 0, document["lost"]
+    heads = [load for load in document["loads"] if load["comm"] == "head"]
+    assert len(heads) == 200
+    assert all(0 <= load["bytes"] - 1000003 < 64 << 10 for load in heads)
+    for load in heads:
+        _agrees(load["threads"][0])

@@ -1,0 +1,187 @@
+"""Threads' snapshots as processes: births, ends, new numbers, sums, and the document of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import synthetic
+
+from dmatrace.analysis.document import document
+from dmatrace.analysis.verdicts import BUFFERED
+from dmatrace.recording import Recording, Writer
+from dmatrace.report import text
+from dmatrace.session import observe, processes
+from dmatrace.session.observe import Observer
+from dmatrace.session.procevents import Event
+from dmatrace.session.progress import Progress
+
+MIB = 1 << 20
+
+
+class _Tracer:
+    """Reports what the test says."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.running: list[tuple[int, int, dict[str, int]]] = []
+        self.now = 0
+
+    def say(
+        self,
+        kind: str,
+        tid: int,
+        tgid: int,
+        t_ns: int,
+        comm: str = "a",
+        owner: int = 0,
+        **counted: int,
+    ) -> None:
+        key = (-1, tid, t_ns, -1, kind)
+        phases = {"user": (t_ns, 0, 0, 0), "dio": (0, 2 * t_ns, 0, 1)}
+        rows = synthetic.snapshot(key, phases, tgid=tgid, comm=comm)
+        self.rows.setdefault("snapshots", []).extend({**row, "owner": owner} for row in rows)
+        counters = synthetic.counters(key, counted, tgid=tgid)
+        self.rows.setdefault("counters", []).extend(counters)
+
+    def follow(self, pid: int, *, show: bool) -> list[int]:
+        assert show
+        for tid, tgid, _ in self.running:
+            if tgid == pid:
+                self.say("poll", tid, tgid, self.now)
+        return [tid for tid, tgid, _ in self.running if tgid == pid]
+
+    def poll_threads(self) -> None:
+        for tid, tgid, counted in self.running:
+            self.say("poll", tid, tgid, self.now, **counted)
+
+    def drain(self) -> None:
+        pass
+
+    def take(self) -> dict[str, list[dict[str, Any]]]:
+        rows, self.rows = self.rows, {}
+        return rows
+
+    def pinned_peak(self) -> int:
+        return 7
+
+    def all_file_pages(self) -> list[Any]:
+        return []
+
+
+class _Events:
+    def __init__(self) -> None:
+        self.waiting: list[Event] = []
+
+    def take(self) -> list[Event]:
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+
+@pytest.fixture
+def tracer() -> _Tracer:
+    return _Tracer()
+
+
+@pytest.fixture
+def events() -> _Events:
+    return _Events()
+
+
+@pytest.fixture
+def observed(
+    tmp_path: Path, tracer: _Tracer, events: _Events, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Observer, Writer]:
+    """An observer of processes that this machine does not have."""
+    monkeypatch.setattr(processes, "alive", lambda _pid: True)
+    monkeypatch.setattr(
+        processes, "look", lambda pid: processes.Process(pid, "a", "S", False, "a -x")
+    )
+    monkeypatch.setattr(observe, "_schedstat", lambda _pid, tid: (tid, 0))
+    writer = Writer.create(tmp_path / "a.dmt", {**synthetic.META, "target": {"kind": "pid"}})
+    say = Progress(quiet=True)
+    return Observer(cast(Any, tracer), writer, cast(Any, events), None, say), writer
+
+
+def _document(writer: Writer) -> dict[str, Any]:
+    writer.close()
+    return document(Recording.open(writer.path))
+
+
+def test_bytes_read_are_what_verdicts_are_made_of() -> None:
+    assert set(observe.READ) == {"dio_bytes", *BUFFERED}
+
+
+def test_a_process_its_child_and_a_worker(
+    observed: tuple[Observer, Writer], tracer: _Tracer, events: _Events
+) -> None:
+    observer, writer = observed
+    tracer.now, tracer.running = 1000, [(10, 10, {}), (11, 10, {"dio_bytes": 3 * MIB})]
+    assert observer.add(10)
+    # The child's thread is seen in the map before its birth is read from the ring.
+    tracer.say("poll", 20, 20, 1300, copy_read_bytes=1)
+    tracer.say("fork", 20, 20, 1200)
+    tracer.say("fork", 12, 10, 1250)
+    tracer.say("work-begin", 90, 10, 1300, owner=10, copy_read_bytes=5)
+    tracer.say("work-end", 90, 10, 1400, owner=10, copy_read_bytes=9)
+    tracer.say("exit", 12, 10, 1500, dio_bytes=MIB, sched_run_ns=44, sched_wait_ns=2)
+    tracer.say("exit", 20, 20, 1600, "b", copy_read_bytes=5 * MIB, sched_run_ns=55)
+    observer.idle()
+    assert observer.alive({10})
+    assert not observer.alive({20})
+    events.waiting = [Event("exit", 1700, 20, 20, status=9)]
+    tracer.now = 3000
+    observer.finish()
+    found = _document(writer)
+    parent, child = found["loads"]
+    assert (parent["pid"], parent["ended"], parent["bytes"]) == (10, "", 4 * MIB + 4)
+    assert (child["pid"], child["ended"], child["bytes"]) == (20, "signal 9", 5 * MIB)
+    assert (child["comm"], child["command"], child["wall_ns"]) == ("b", "a -x", 500 - 100)
+    assert child["direct"]["verdict"] == "buffered"
+    clocks = {t["tid"]: (t["clock"], t["sched_run_ns"], t["wall_ns"]) for t in parent["threads"]}
+    assert clocks == {
+        10: ("recorder", 0, 2000), 11: ("recorder", 0, 2000), 12: ("tracer", 44, 250),
+        90: ("tracer", None, 100),
+    }  # fmt: skip
+    assert [t["clock"] for t in child["threads"]] == ["tracer"]
+    report = text.render(found)
+    assert "a 10" in report
+    assert "contents" not in report
+
+
+def test_a_thread_that_execs_keeps_its_process(
+    observed: tuple[Observer, Writer], tracer: _Tracer, events: _Events
+) -> None:
+    observer, writer = observed
+    tracer.say("fork", 30, 30, 100)
+    tracer.say("fork", 31, 30, 200)
+    tracer.say("exit", 30, 30, 300, dio_bytes=10, sched_run_ns=1)
+    tracer.say("fork", 30, 30, 400, dio_bytes=7)
+    tracer.say("exit", 31, 30, 400, dio_bytes=7, sched_run_ns=1)
+    events.waiting = [Event("exec", 401, 30, 30)]
+    observer.idle()
+    assert observer.alive({30})
+    tracer.say("exit", 30, 30, 500, "dd", dio_bytes=9, sched_run_ns=3)
+    observer.idle()
+    assert not observer.alive({30})
+    observer.finish()
+    (load,) = _document(writer)["loads"]
+    assert (load["bytes"], load["comm"]) == (10 + 7 + 2, "dd")
+    assert load["wall_ns"] == 400
+
+
+def test_a_number_that_is_used_again(
+    observed: tuple[Observer, Writer], tracer: _Tracer, events: _Events
+) -> None:
+    observer, writer = observed
+    for start in (100, 1000):
+        tracer.say("fork", 40, 40, start)
+        tracer.say("exit", 40, 40, start + 50, dio_bytes=start, sched_run_ns=5)
+    observer.idle()
+    observer.ended(40, 256)
+    observer.finish()
+    first, second = _document(writer)["loads"]
+    assert (first["bytes"], second["bytes"]) == (100, 1000)
+    assert second["ended"] == "exit code 1"
+    assert [len(load["threads"]) for load in (first, second)] == [1, 1]
