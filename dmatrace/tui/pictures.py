@@ -34,6 +34,8 @@ async def _draw(recording: Path, directory: Path) -> None:
         for name, keys in PICTURES.items():
             await pilot.press("1", *keys)
             await pilot.pause(0.2)
+            while name != "detail" and not app.query("FooterKey"):
+                await pilot.pause(0.05)  # it is made anew where other keys act
             svg = app.export_screenshot(title=f"dmatrace top: {name}")
             (directory / f"{name}.svg").write_text(svg, encoding="utf-8")
             if name == "detail":

@@ -209,8 +209,9 @@ class Loads(View):
 
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         table = self.query_one(Table)
-        if not table.filling and event.row_key.value is not None and table.has_focus:
-            self.post_message(self.Chosen(event.row_key.value))
+        key = event.row_key.value if event.row_key is not None else None
+        if not table.filling and key is not None and table.has_focus:
+            self.post_message(self.Chosen(key))
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         event.stop()

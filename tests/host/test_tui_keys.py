@@ -279,7 +279,7 @@ async def test_hidden_hooks(tmp_path: Path) -> None:
     app = top(without_hooks(tmp_path / "a.dmt"))
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        assert "hidden: cached, copies, dmabuf, requests (h)" in _text(app, "#head")
+        assert "hidden: cached, copies" in _text(app, "#head")
         await pilot.press("h")
         await shown(pilot)
         text = str(app.screen.query_one("#sheet-text", Static).content)

@@ -30,7 +30,7 @@ from dmatrace.recording import Writer
 out, marker = sys.argv[sys.argv.index("-o") + 1], sys.argv[1]
 print("compiling and attaching", file=sys.stderr, flush=True)
 loads = 0
-with Writer.create(out, {{**synthetic.META, "skipped": []}}) as writer:
+with Writer.create(out, {{**synthetic.META, "skipped": [], "target": {{}}}}) as writer:
     try:
         while loads < int(sys.argv[2]):
             loads += 1
