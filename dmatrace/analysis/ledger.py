@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dmatrace.analysis.ledger_samples import Samples
 from dmatrace.analysis.readahead import PAGE, readahead
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def ledger(
     ``processes`` are what ``per_process`` made, ``cachestat`` is the file's after the load.
     """
     said = tables.meta.get("ledger") or {}
-    samples = _Samples(tables.ledger)
+    samples = Samples(tables.ledger)
     if len(samples.times) < 2:
         return {**dict.fromkeys(_KEYS), "unavailable": {"ledger": _OLD}}
     unavailable = dict(said.get("unavailable") or {})
@@ -137,48 +138,7 @@ def _without_hooks(result: Row, meta: Mapping[str, Any]) -> None:
         unavailable["shmem by file"] = f"{shmem} returns folios that are not in their file yet"
 
 
-class _Samples:
-    """Table ``ledger`` of one load: step functions of time."""
-
-    def __init__(self, rows: pd.DataFrame) -> None:
-        self._steps: dict[tuple[str, str], tuple[list[int], list[int]]] = {}
-        times = []
-        columns = (rows[name].tolist() for name in ("t_ns", "what", "name", "value"))
-        for t_ns, what, name, value in sorted(zip(*columns, strict=True), key=lambda row: row[0]):
-            if what == "sample":
-                times.append(t_ns)
-            steps = self._steps.setdefault((what, name), ([], []))
-            steps[0].append(t_ns)
-            steps[1].append(value)
-        self.times = sorted(set(times))
-
-    def at(self, what: str, name: str, t_ns: int) -> int | None:
-        """The value at a moment, or None before its first sample."""
-        times, values = self._steps.get((what, name), ([], []))
-        place = bisect_right(times, t_ns)
-        return values[place - 1] if place else None
-
-    def series(self, what: str, name: str) -> list[int] | None:
-        """The value at every sample, or None if it was never sampled."""
-        found = [self.at(what, name, t_ns) for t_ns in self.times]
-        return None if None in found else [value for value in found if value is not None]
-
-    def between(self, what: str, name: str) -> int | None:
-        """How much a cumulative value grew from the first sample to the last."""
-        found = self.series(what, name)
-        return None if found is None else found[-1] - found[0]
-
-    def change(self, what: str, names: Mapping[str, str]) -> dict[str, int] | None:
-        """Growth by other names; None if none of them was sampled (an old kernel lacks some)."""
-        found = {key: self.between(what, name) for key, name in names.items()}
-        return {k: v for k, v in found.items() if v is not None} or None
-
-    def changes(self, what: str) -> dict[str, int]:
-        """Growth of every name."""
-        return self.change(what, {n: n for w, n in self._steps if w == what}) or {}
-
-
-def _files(tables: Tables, samples: _Samples, loaded: Key) -> list[Row]:
+def _files(tables: Tables, samples: Samples, loaded: Key) -> list[Row]:
     names = dict(
         zip(
             zip(tables.files["dev"].tolist(), tables.files["ino"].tolist(), strict=True),
@@ -330,7 +290,7 @@ def _dmabufs(buffers: pd.DataFrame, end: int) -> list[Row]:
     return list(found.values())
 
 
-def _pinned(load: Mapping[str, Any], samples: _Samples) -> Row:
+def _pinned(load: Mapping[str, Any], samples: Samples) -> Row:
     page_us = samples.between("pinned", "page_us") or 0
     return {
         "peak": int(load["pinned_peak"]),
@@ -340,7 +300,7 @@ def _pinned(load: Mapping[str, Any], samples: _Samples) -> Row:
     }
 
 
-def _elsewhere(cached: Sequence[Row], mine: Sequence[Row], samples: _Samples) -> Row:
+def _elsewhere(cached: Sequence[Row], mine: Sequence[Row], samples: Samples) -> Row:
     """What reclaim took from others while the load ran, whoever made it necessary.
 
     anon: of the whole machine (pgsteal_anon).  Of memory that reclaim took at the limit of
@@ -360,7 +320,7 @@ def _elsewhere(cached: Sequence[Row], mine: Sequence[Row], samples: _Samples) ->
 
 
 def _timeline(
-    files: Sequence[Row], buffers: pd.DataFrame, samples: _Samples, said: Mapping[str, Any]
+    files: Sequence[Row], buffers: pd.DataFrame, samples: Samples, said: Mapping[str, Any]
 ) -> Row:
     """Bytes at every sample; pressure as ns since the first."""
     times = samples.times

@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from dmatrace.cli import arguments, record
-from dmatrace.errors import CannotHere, UsageError
+from dmatrace.errors import UsageError
 
 NAME = "attach"
 HELP = "look at a running process live, or record it with -o"
@@ -44,14 +44,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def live(args: argparse.Namespace) -> int:
-    """The live view of the processes.  Raises CannotHere where it is not installed."""
-    import importlib
+    """The live view of the processes, whose recorder gets the same options."""
+    from dmatrace.tui import run_recorder
 
-    try:
-        view = importlib.import_module("dmatrace.tui")
-        attach = view.attach
-    except (ImportError, AttributeError):
-        raise CannotHere(
-            "the live view is not installed", do="record instead: dmatrace attach PID -o OUT"
-        ) from None
-    return int(attach(args))
+    pids = ",".join(map(str, args.pid))
+    run_recorder(["-p", pids, *recorder(args)], title=f"PID {pids}", interval=1.0)
+    return 0
+
+
+def recorder(args: argparse.Namespace) -> list[str]:
+    """The options of ``record`` that were given here."""
+    found = ["--hooks", args.hooks, "--detail", args.detail, "--interval", f"{args.interval}s"]
+    found += [word for name in args.without for word in ("--without", name)]
+    if args.sample:
+        found += ["--sample", str(args.sample)]
+    if args.duration:
+        found += ["-d", f"{args.duration}s"]
+    return [*found, "--no-follow"] if args.no_follow else found

@@ -280,8 +280,8 @@ def xfs(session: Session, directory: str) -> None:
     if not shutil.which("mkfs.xfs"):
         return
     made = subprocess.run(
-        f"truncate -s 400M {directory}/disk && mkfs.xfs -q {directory}/disk && mkdir -p /tmp/xfs"
-        f" && mount -o loop {directory}/disk /tmp/xfs",
+        f"modprobe -a loop xfs; truncate -s 400M {directory}/disk && mkfs.xfs -q {directory}/disk"
+        f" && mkdir -p /tmp/xfs && mount -o loop {directory}/disk /tmp/xfs",
         shell=True,
     )
     if made.returncode:
