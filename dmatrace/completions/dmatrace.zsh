@@ -10,13 +10,18 @@
 
 _shtab_dmatrace_commands() {
   local _commands=(
+    attach:'Look at a running process live, or record it with -o.'
     bench:'Run the literature'"'"'s tables here, with the published figures beside ours.'
+    buffers:'List every dma-buf of this machine: size, exporter, and who holds it.'
+    compare:'Compare loads: per phase and memory row the difference of medians with its'
     completion:'Print a shell'"'"'s completion of dmatrace.'
+    doctor:'Say what this machine has for recording, what it lacks, and what to do.'
     export:'Write a recording in another tool'"'"'s format:'
     lab:'Run commands in a guest with its own kernel.'
-    record:'Run load strategies under the tracer and record where time and memory go.'
+    record:'Record where time and memory of load strategies, processes or a command go.'
     report:'Show where the time and the memory of a recording'"'"'s loads went. Needs no root.'
     strategies:'List the load strategies and say which can run here.'
+    top:'Watch loads as they happen, or play a recording.'
   )
   _describe 'dmatrace commands' _commands
 }
@@ -39,6 +44,24 @@ _shtab_dmatrace_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_dmatrace_defaults_added=0
+
+_shtab_dmatrace_attach_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  {-d,--duration}"[end after 10, 10s or 2m]:DUR:"
+  "--no-follow[leave out the processes they start, and children]"
+  {-o,--output}"[the recording (default\: named after the target)]:OUT:_files -/"
+  "--force[replace OUT if it is a recording]"
+  {-q,--quiet}"[no progress on stderr]"
+  "--hooks[how to attach\: fentry, kprobes, or for each function the better one that works]:hooks:(auto fentry kprobe)"
+  "*--without[leave a hook out\; the report says what that hides (repeatable)]:HOOK:"
+  "--detail[exact\: every hook on every event\; sampled\: no hook that fires for every page, kernel stacks in their place (default\: exact)]:detail:(exact sampled)"
+  "--sample[sample the stacks of traced threads so often, up to 4999 times a second (default\: 199 with --detail sampled, else not at all)]:HZ:"
+  "--interval[time between samples of page cache, dma-bufs, pinned pages and memory pressure\: 10ms to 1h (default\: 100ms)]:DUR:"
+  ":what to follow:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_dmatrace_attach_defaults_added=0
 
 _shtab_dmatrace_bench_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -69,6 +92,32 @@ _shtab_dmatrace_bench_options=(
 # guard to ensure default positional specs are added only once per session
 _shtab_dmatrace_bench_defaults_added=0
 
+_shtab_dmatrace_buffers_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--json[one JSON document]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_dmatrace_buffers_defaults_added=0
+
+_shtab_dmatrace_compare_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--by[what is compared (default\: recording\; of a single one strategy)]:by:(recording strategy round kernel machine device)"
+  "--base[the recording, or other value of --by, that all are compared with (default\: the first)]:NAME:"
+  "*--fail-on[exit with 1 if a figure changes by more, for example \'wall\>5\%\' (repeatable)]:LIMIT:"
+  {-f,--format}"[default\: text]:format:(text json)"
+  "*--fleet[recordings of many devices\: distributions per device model, kernel and strategy, outliers and why (repeatable)]:DIR|GLOB:"
+  "--scheduler[analyse on the Dask cluster there, for example tcp\:\/\/10.0.0.1\:8786]:ADDRESS:"
+  "--workers[analyse by N Dask workers, started here for this]:N:"
+  "--color[auto\: on a terminal, unless NO_COLOR is set (default)]:color:(auto always never)"
+  "--redact[without paths, command lines and host names]"
+  "--redact-comms[the same, and without names of threads]"
+  "(*)::directories that record wrote:_files -/"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_dmatrace_compare_defaults_added=0
+
 _shtab_dmatrace_completion_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   ":bash, zsh, fish:(bash zsh fish)"
@@ -76,6 +125,16 @@ _shtab_dmatrace_completion_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_dmatrace_completion_defaults_added=0
+
+_shtab_dmatrace_doctor_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  "--file[a file to ask about direct I\/O]:PATH:_files"
+  "--json[one JSON document]"
+  "--buffers[list the dma-bufs instead, as \`dmatrace buffers\`]"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_dmatrace_doctor_defaults_added=0
 
 _shtab_dmatrace_export_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
@@ -143,13 +202,19 @@ _shtab_dmatrace_lab_shell_defaults_added=0
 _shtab_dmatrace_record_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   "--strategy[how to load the file\; \'all\' runs every strategy this machine can]:NAME[,NAME...]|all:_dmatrace_strategies"
+  {-p,--pid}"[processes that run\; the recording ends when all of them have]:PID[,PID...]:"
+  "--comm[every process of that name, now or later, until -d or Ctrl-C]:NAME:"
+  "--cgroup[every process in that control group, now or later]:PATH:_files"
+  {-d,--duration}"[end after 10, 10s or 2m]:DUR:"
+  "--no-follow[leave out the processes they start, and children]"
   "--file[the file to load]:PATH:_files"
   "--size[make a file of this size (512K, 8M, 1G)]:SIZE:"
   "--dir[where --size makes its file (default\: \$DMATRACE_DATA, else \/var\/tmp)]:DIR:_files -/"
   "--rounds[repeat all loads (default\: 1)]:N:"
   "--cache[drop the page cache before each load, or read the file once before the first (default\: cold)]:cache:(cold warm)"
-  {-o,--output}"[the recording (default\: STRATEGY.dmt)]:OUT:_files -/"
+  {-o,--output}"[the recording (default\: named after the target)]:OUT:_files -/"
   "--force[replace OUT if it is a recording]"
+  {-q,--quiet}"[no progress on stderr]"
   "--block[bytes a read, in user space or in the kernel (default\: 1M)]:SIZE:"
   "--jobs[reading threads\; batches read side by side of dmabuf-gather-\* (default\: 1)]:N:"
   "--depth[reads in flight of udmabuf-uring-dio (default\: 1)]:N:"
@@ -159,9 +224,11 @@ _shtab_dmatrace_record_options=(
   "--load-module[load the loader module if a strategy needs it and it is not loaded\: the installed one (DKMS), else one built of this checkout\; it is unloaded at the end]"
   "--hooks[how to attach\: fentry, kprobes, or for each function the better one that works]:hooks:(auto fentry kprobe)"
   "*--without[leave a hook out\; the report says what that hides (repeatable)]:HOOK:"
-  "--detail[exact\: every hook on every event]:detail:(exact)"
+  "--detail[exact\: every hook on every event\; sampled\: no hook that fires for every page, kernel stacks in their place (default\: exact)]:detail:(exact sampled)"
+  "--sample[sample the stacks of traced threads so often, up to 4999 times a second (default\: 199 with --detail sampled, else not at all)]:HZ:"
+  "--interval[time between samples of page cache, dma-bufs, pinned pages and memory pressure\: 10ms to 1h (default\: 100ms)]:DUR:"
   "--ab[add N interleaved pairs of loads with and without the tracer, to state its cost]:N:"
-  {-q,--quiet}"[no progress on stderr]"
+  "(*)::run and record this command:"
 )
 
 # guard to ensure default positional specs are added only once per session
@@ -171,6 +238,8 @@ _shtab_dmatrace_report_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
   {-f,--format}"[default\: text]:format:(text json)"
   "--color[auto\: on a terminal, unless NO_COLOR is set (default)]:color:(auto always never)"
+  "--redact[without paths, command lines and host names]"
+  "--redact-comms[the same, and without names of threads]"
   ":the directory that record wrote:_files -/"
 )
 
@@ -186,6 +255,30 @@ _shtab_dmatrace_strategies_options=(
 
 # guard to ensure default positional specs are added only once per session
 _shtab_dmatrace_strategies_defaults_added=0
+
+_shtab_dmatrace_top_options=(
+  "(- : *)"{-h,--help}"[show this help message and exit]"
+  {-p,--pid}"[watch these processes]:PID[,PID]:"
+  "--strategy[load a file by these strategies, one after the other, and watch]:NAME[,NAME...]|all:_dmatrace_strategies"
+  "--replay[play a recording, finished or growing]:OUT:_files -/"
+  {--interval,--delay}"[seconds between updates, 0.1 to 3600 (default\: 1)]:S:"
+  {-o,--output}"[keep the live view\'s recording]:OUT:_files -/"
+  "--file[the file to load]:PATH:_files"
+  "--size[make a file]:SIZE:"
+  "--rounds[N]:N:"
+  "--cache[cache]:cache:(cold warm)"
+  "--block[SIZE]:SIZE:"
+  "--jobs[N]:N:"
+  "--depth[N]:N:"
+  "--raise-limits[raise_limits]"
+  "--load-module[load_module]"
+  "--serve[serve the view to browsers on this machine (needs textual-serve)]"
+  "--host[the address to listen on (default\: localhost)]:host:"
+  "--port[default\: 8000]:N:"
+)
+
+# guard to ensure default positional specs are added only once per session
+_shtab_dmatrace_top_defaults_added=0
 
 
 _shtab_dmatrace() {
@@ -206,13 +299,18 @@ _shtab_dmatrace() {
       (( CURRENT += 1 ))
       curcontext="${curcontext%:*:*}:_shtab_dmatrace-$line[1]:"
       case $line[1] in
+        attach) _arguments -C -s $_shtab_dmatrace_attach_options ;;
         bench) _arguments -C -s $_shtab_dmatrace_bench_options ;;
+        buffers) _arguments -C -s $_shtab_dmatrace_buffers_options ;;
+        compare) _arguments -C -s $_shtab_dmatrace_compare_options ;;
         completion) _arguments -C -s $_shtab_dmatrace_completion_options ;;
+        doctor) _arguments -C -s $_shtab_dmatrace_doctor_options ;;
         export) _arguments -C -s $_shtab_dmatrace_export_options ;;
         lab) _shtab_dmatrace_lab ;;
         record) _arguments -C -s $_shtab_dmatrace_record_options ;;
         report) _arguments -C -s $_shtab_dmatrace_report_options ;;
         strategies) _arguments -C -s $_shtab_dmatrace_strategies_options ;;
+        top) _arguments -C -s $_shtab_dmatrace_top_options ;;
       esac
   esac
 }
