@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ class Mixed:
 
 def run_mixed(lab: Lab, first: int, count: int) -> Mixed:
     """Record workloads ``first`` to ``first + count - 1``."""
-    out = lab.shared / f"mixed-{first}.dmt"
+    out, program = lab.shared / f"mixed-{first}.dmt", lab.shared / "mixed"
+    command = ["gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread", "-o", str(program)]
+    subprocess.run([*command, *map(str, sorted(SOURCES.glob("*.c")))], check=True)
     said = lab.must(
-        f"gcc -O2 -pthread -o /tmp/mixed {SOURCES}/*.c"
-        " && head -c 64M /dev/urandom >/data/mixed && sync"
-        f" && PYTHONPATH=$PWD:$PWD/loaders python3 -P {SOURCES}/record.py /tmp/mixed /data/mixed"
+        "head -c 64M /dev/urandom >/data/mixed && sync"
+        f" && PYTHONPATH=$PWD:$PWD/loaders python3 -P {SOURCES}/record.py {program} /data/mixed"
         f" {SEED} {first} {count} {MOST} {out}; code=$?; rm /data/mixed; exit $code"
     )
     found = {int(load): numbers for load, numbers in json.loads(said).items()}
