@@ -310,7 +310,8 @@ class Tracer:
             return None
         found = {}
         for key, leaf in table.items():
-            found[key.dev, key.ino] = layout.FilePages.from_buffer_copy(leaf)
+            file = layout.FileKey.from_buffer_copy(key)
+            found[file.dev, file.ino] = layout.FilePages.from_buffer_copy(leaf)
         return found
 
     def elsewhere(self) -> dict[str, int]:

@@ -106,7 +106,7 @@ def test_a_tick_writes_the_stack_of_a_traced_thread(machine: Machine) -> None:
     (record,) = machine.raw_records()
     decoder = stacks.Decoder(lambda at: NAMES[at], attached(SAMPLED), exact=False)
     assert decoder.row(record, 3) == {
-        "t_ns": 150, "load_id": 3, "tid": 7, "cell": "gup", "phase": "fault",
+        "t_ns": 150, "load_id": 3, "tid": 7, "tgid": 7, "cell": "gup", "phase": "fault",
         "functions": "[unknown];handle_mm_fault;clear_page_erms", "count": 1,
     }  # fmt: skip
 
