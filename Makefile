@@ -14,7 +14,7 @@ CASES ?= 100000
 SOAK_MINUTES ?= 30
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image demo test test-host test-long bench bench-attach bench-peers bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots
+.PHONY: help setup packages image demo test test-host test-long bench bench-attach bench-peers bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots accuracy
 
 define install
 missing=; for package in $(1); do \
@@ -89,6 +89,9 @@ test-long: image test-packages trace-processor ## the suite on every kernel (KER
 
 bench: image ## what the tracer costs, in the guest; wants a machine with nothing else to do
 	$(BIN)/python benchmarks/overhead.py
+
+accuracy: image ## docs/ACCURACY.md: every figure beside an independent one, on every kernel
+	$(BIN)/python -m tests.accuracy -o docs/ACCURACY.md
 
 bench-attach: image ## until attached: cold, from the cache, bpftrace and bcc, in the guest
 	$(BIN)/python benchmarks/attach.py

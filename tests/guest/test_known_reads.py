@@ -17,6 +17,11 @@ STEPS = dict[str, dict[str, Any]]
 @pytest.fixture(scope="module")
 def known(lab: Lab) -> tuple[STEPS, STEPS]:
     """({step: its load}, {step: what the reader and /sys/block said})."""
+    return read_known(lab)
+
+
+def read_known(lab: Lab) -> tuple[STEPS, STEPS]:
+    """Do and record the steps."""
     out = lab.shared / "known.dmt"
     script = __file__.replace("test_known_reads", "known_reads")
     said = json.loads(lab.must(f"python3 {script} {out}").splitlines()[-1])

@@ -41,6 +41,11 @@ class Seen:
 @pytest.fixture(scope="session")
 def seen(lab: Lab) -> Seen:
     """All experiments, once per guest."""
+    return experiments(lab)
+
+
+def experiments(lab: Lab) -> Seen:
+    """Do and record them."""
     out, oracle = lab.shared / "ledger.dmt", lab.shared / "ledger.json"
     lab.must(f"cd {work.__file__.rsplit('/tests/', 1)[0]} && "
              f"python3 -m tests.guest.ledger_work {out} {oracle} /data")  # fmt: skip

@@ -71,13 +71,13 @@ def check_bytes(found: Mixed) -> None:
         # Of the file alone: what a thread reads of a memfd is from a file in memory.
         assert direct == said["direct"], load["load_id"]
         total = {name: total[name] + said[name] for name in total}
-    counters = _counters(found.recording)
+    counters = counted(found.recording)
     assert counters["copy_read_bytes"] == total["read"]
     assert counters["copy_write_bytes"] == total["written"]
     assert all(total.values())
 
 
-def _counters(recording: Recording) -> dict[str, int]:
+def counted(recording: Recording) -> dict[str, int]:
     """What was counted between marks, over all workloads."""
     rows = recording.table("counters")
     signed = rows["value"].where(rows["kind"] == "end", -rows["value"])
