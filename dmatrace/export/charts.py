@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmatrace.analysis.summary import KINDS, Summary
 from dmatrace.analysis.time import in_phase_order
-from dmatrace.export.plain import plain
+from dmatrace.safe import escaped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +42,7 @@ _STEP_COLORS = {"create": "#1f4e9c", "io": "#238b45", "close": "#8c6d4f"}
 
 def label(text: str) -> str:
     """``text`` for a chart: plain, short, and not HTML."""
-    text = plain(text)
+    text = escaped(text)
     text = text if len(text) <= _LABEL else text[: _LABEL - 1] + "…"
     return html.escape(text, quote=False)
 

@@ -37,7 +37,7 @@ def write(frames: Frames, out: BinaryIO, _options: Options) -> None:
     style = (ours / "style.css").read_text("utf-8")
     drawn: dict[str, charts.Chart] = {}
     body = "\n".join(_body(frames, drawn))
-    title = text(f"{frames.recording.path.resolve().name}: dmatrace")
+    title = text(f"{frames.title}: dmatrace")
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in (plotly, draw))
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline';"
@@ -99,7 +99,7 @@ _SECTIONS = {
 def _body(frames: Frames, drawn: dict[str, charts.Chart]) -> Iterator[str]:
     document = frames.document
     loads = summaries(document["loads"])
-    yield f"<h1>{text(frames.recording.path.resolve().name)}</h1>"
+    yield f"<h1>{text(frames.title)}</h1>"
     yield from tables.head(document)
     yield "<noscript><p class=note>Without JavaScript there are no charts; the tables have"
     yield "every figure.</p></noscript>"

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dmatrace.export.plain import plain
+from dmatrace.safe import escaped
 from dmatrace.sizes import format_ns, format_size
 
 
@@ -36,7 +36,7 @@ def number(value: float | None, shown: str = "") -> Cell:
 
 def text(value: object) -> str:
     """``value`` as text of a page."""
-    return html.escape(plain(str(value)))
+    return html.escape(escaped(str(value)))
 
 
 def paragraph(value: object, kind: str = "") -> str:
