@@ -1,4 +1,4 @@
-"""Strings from outside, made safe for a terminal; every text output uses this.
+"""Strings from outside, made safe to show; every text output and export uses this.
 
 A recording comes from another machine, and file names, comms and command lines
 in it from whoever chose them.  What could move the cursor, change colours or
@@ -31,3 +31,17 @@ def line(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(MARK if unfit(char) else char for char in text)
+
+
+def escaped(text: str) -> str:
+    """The same for a file, where no width counts: what is unfit becomes an escape, ``\\x1b``."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(char) if unfit(char) else char for char in text)
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if code < 0x100:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

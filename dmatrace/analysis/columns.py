@@ -7,33 +7,22 @@ is one of the recording's own, with the columns that follow from others added.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dmatrace.analysis.recorded_columns import LOAD, RECORDED, REMOVED_BY, Column, Table
 
-
-class Column(NamedTuple):
-    """One column: its unit ("" for a number or name without one), what it means, and its place."""
-
-    name: str
-    unit: str
-    meaning: str
-    at: str = ""
-
-
-class Table(NamedTuple):
-    """One table: what a row is, and its columns."""
-
-    row: str
-    columns: tuple[Column, ...]
-
-
-_LOAD = (
-    Column("load_id", "", "number of the load; -1: outside of every load", "load_id"),
-    Column("strategy", "", "name of the load strategy", "strategy"),
-    Column("round", "", "which repetition, from 1", "round"),
-)
+#: What may bound a load at a moment (parts of ``critical``).
+BOUND = {
+    "alloc_io": "a thread runs in an allocation, a read is on the device",
+    "alloc": "a thread runs in an allocation",
+    "cpu_io": "a thread runs elsewhere, a read is on the device",
+    "cpu": "a thread runs elsewhere",
+    "io": "no thread runs, a read is on the device",
+    "queue": "no thread runs, a read is queued",
+    "runnable": "no thread runs, one waits for a CPU",
+    "wait": "all sleep, no read is under way",
+}
 
 _LOADS = (
-    *_LOAD,
+    *LOAD,
     Column("file", "", "path of the file loaded", "file"),
     Column("bytes", "bytes", "size of the file", "bytes"),
     Column("cache_before", "", "cold or warm", "cache_before"),
@@ -70,6 +59,222 @@ _LOADS = (
     Column("both_ns", "ns", "both at once", "overlap.both_ns"),
     Column("lost_exits", "", "function exits that were not seen", "stack.lost_exits"),
     Column("overflows", "", "calls nested too deep to follow", "stack.overflows"),
+    Column("pid", "", "of a process that was followed; null: a load by a strategy", "pid"),
+    Column("comm", "", "its name", "comm"),
+    Column("command", "", "its command line", "command"),
+    Column("ended", "", "how it ended; empty: it ran on", "ended"),
+    Column(
+        "bound_by", "", "what bounded most of the wall time; null: not known", "critical.bound_by"
+    ),
+    *(
+        Column(f"bound_{part}_ns", "ns", f"of the wall time: {meaning}", f"critical.{part}_ns")
+        for part, meaning in BOUND.items()
+    ),
+    Column("bound_wall_ns", "ns", "the wall time that these divide", "critical.wall_ns"),
+    Column("parallel", "", "mean number of running threads while one runs", "critical.parallel"),
+    Column(
+        "unseen_ns", "ns", "off the CPU in waits too short to be recorded", "critical.unseen_ns"
+    ),
+    Column("queue_p50_ns", "ns", "reads: from queueing to the driver", "block.queue_ns.p50"),
+    Column("queue_p90_ns", "ns", "90th percentile (nearest rank)", "block.queue_ns.p90"),
+    Column("queue_p99_ns", "ns", "99th percentile (nearest rank)", "block.queue_ns.p99"),
+    Column("queue_max_ns", "ns", "the longest", "block.queue_ns.max"),
+    Column(
+        "depth_mean",
+        "",
+        "requests at the device, mean over the time of the reads",
+        "block.depth.mean",
+    ),
+    Column("depth_max", "", "most at once", "block.depth.max"),
+    Column("busy_ns", "ns", "at least one request at the device", "block.depth.busy_ns"),
+    Column("waiting_mean", "", "requests queued and not yet issued, mean", "block.waiting.mean"),
+    Column("waiting_max", "", "most queued and not yet issued at once", "block.waiting.max"),
+    Column("waiting_ns", "ns", "at least one queued and not issued", "block.waiting.busy_ns"),
+    Column(
+        "queued_bytes",
+        "bytes",
+        "what its threads asked of the block layer; 0: not known",
+        "block.queued_bytes",
+    ),
+    Column(
+        "unseen_bytes",
+        "bytes",
+        "asked of the block layer, without a request of its own",
+        "block.unseen_bytes",
+    ),
+    *(
+        Column(
+            f"removed_by_{who}",
+            "bytes",
+            f"left the file's page cache: {how}",
+            f"memory.removed_by.{who}",
+        )
+        for who, how in REMOVED_BY.items()
+    ),
+    *(
+        Column(
+            f"removed_how_{how}",
+            "bytes",
+            f"the same, whoever did it: {meaning}",
+            f"memory.removed_how.{how}",
+        )
+        for how, meaning in REMOVED_BY.items()
+        if how != "process"
+    ),
+    Column("readahead", "bytes", "added by readahead", "memory.readahead.added"),
+    Column("readahead_used", "bytes", "of it, read afterwards", "memory.readahead.used"),
+    Column(
+        "readahead_mapped",
+        "bytes",
+        "of it, no more than mapped around a fault",
+        "memory.readahead.mapped",
+    ),
+    Column("readahead_unread", "bytes", "of it, neither", "memory.readahead.unread"),
+    Column("refaulted", "bytes", "added again that were evicted before", "memory.refaults.bytes"),
+    Column("refaulted_file", "bytes", "of it, of the file loaded", "memory.refaults.file_bytes"),
+    Column(
+        "evicted", "bytes", "of the file, evicted by then (cachestat)", "memory.refaults.evicted"
+    ),
+    Column("recently_evicted", "bytes", "of it, recently", "memory.refaults.recently_evicted"),
+    Column(
+        "page_cache_byte_s",
+        "byte s",
+        "bytes cached times seconds, all files of the load",
+        "memory.byte_seconds.page_cache",
+    ),
+    Column(
+        "page_cache_byte_s_error",
+        "byte s",
+        "by how much that can be off",
+        "memory.byte_seconds_error.page_cache",
+    ),
+    Column("shmem_byte_s", "byte s", "the same of shmem", "memory.byte_seconds.shmem"),
+    Column(
+        "shmem_byte_s_error",
+        "byte s",
+        "by how much that can be off",
+        "memory.byte_seconds_error.shmem",
+    ),
+    Column("dmabuf_byte_s", "byte s", "the same of dma-bufs", "memory.byte_seconds.dmabuf"),
+    Column("pinned_byte_s", "byte s", "the same of pinned memory", "memory.byte_seconds.pinned"),
+    Column(
+        "reclaimed_elsewhere",
+        "bytes",
+        "reclaim took from the page cache of other files",
+        "memory.reclaim_elsewhere.page_cache",
+    ),
+    Column("pinned_end", "bytes", "pinned at the last sample", "memory.pinned.end"),
+    Column("pinned_held_ns", "ns", "how long anything was pinned", "memory.pinned.held_ns"),
+    Column(
+        "reclaimed_elsewhere_kswapd", "bytes", "of it, by kswapd", "memory.reclaim_elsewhere.kswapd"
+    ),
+    Column(
+        "reclaimed_elsewhere_direct",
+        "bytes",
+        "of it, by direct reclaim",
+        "memory.reclaim_elsewhere.reclaim",
+    ),
+    Column(
+        "reclaimed_anon",
+        "bytes",
+        "anonymous memory that was reclaimed, whole machine",
+        "memory.reclaim_elsewhere.anon",
+    ),
+    Column(
+        "memory_some_ns",
+        "ns",
+        "some task stalled for memory (PSI, whole machine)",
+        "memory.psi.memory.some_ns",
+    ),
+    Column("memory_full_ns", "ns", "all tasks did", "memory.psi.memory.full_ns"),
+    Column("io_some_ns", "ns", "some task stalled for I/O", "memory.psi.io.some_ns"),
+    Column("io_full_ns", "ns", "all tasks did", "memory.psi.io.full_ns"),
+    Column(
+        "inventory_source",
+        "",
+        "where the table inventory comes from; null: none was taken",
+        "inventory.source",
+    ),
+)
+
+_TIMELINE = (
+    *LOAD,
+    Column("at_ns", "ns", "since the load's first sample", "t_ns"),
+    Column("page_cache", "bytes", "cached of all files of the load", "page_cache"),
+    Column("shmem", "bytes", "cached of files in memory", "shmem"),
+    Column("dmabuf", "bytes", "dma-bufs exported and not released", "dmabuf"),
+    Column("pinned", "bytes", "pinned", "pinned"),
+    Column("memory_some_ns", "ns", "stalled for memory so far (PSI)", "psi_memory_some_ns"),
+    Column("io_some_ns", "ns", "stalled for I/O so far (PSI)", "psi_io_some_ns"),
+)
+
+_DEPTH = (
+    *LOAD,
+    Column("start_ns", "ns", "begin of the slice, CLOCK_MONOTONIC", "start_ns"),
+    Column("interval_ns", "ns", "its length; the last may be shorter", "interval_ns"),
+    Column("depth_mean", "", "requests at the device, mean over the slice", "depth_mean"),
+    Column("depth_max", "", "most at once", "depth_max"),
+    Column("read_bytes", "bytes", "of the requests that completed in it", "read_bytes"),
+)
+
+_KINDS = (
+    *LOAD,
+    Column("kind", "", "direct, readahead, page-cache, metadata, swap or unknown", "kind"),
+    Column("requests", "", "completed read requests", "requests"),
+    Column("read_bytes", "bytes", "what they read", "read_bytes"),
+    Column("latency_p50_ns", "ns", "issue to completion", "latency_ns.p50"),
+    Column("latency_p99_ns", "ns", "99th percentile (nearest rank)", "latency_ns.p99"),
+    Column("queue_p50_ns", "ns", "queueing to issue", "queue_ns.p50"),
+    Column("queue_p99_ns", "ns", "99th percentile (nearest rank)", "queue_ns.p99"),
+)
+
+_CACHED = (
+    *LOAD,
+    Column("path", "", "its path, or empty", "path"),
+    Column("dev", "", "its device, as the kernel's dev_t", "dev"),
+    Column("ino", "", "its inode", "ino"),
+    Column("kind", "", "file, or shmem", "kind"),
+    Column("loaded", "", "it is the file loaded", "loaded"),
+    Column(
+        "cached_before", "bytes", "cached when the load began; null: not known", "cached_before"
+    ),
+    Column("added", "bytes", "added to the page cache", "added"),
+    Column("added_self", "bytes", "of that, by the load's own threads", "added_self"),
+    Column("removed", "bytes", "removed from it", "removed"),
+    Column("removed_self", "bytes", "of that, by the load's own threads", "removed_self"),
+    Column("peak", "bytes", "most cached; null: not known", "peak"),
+    Column("end", "bytes", "cached at the end; null: not known", "end"),
+    Column("byte_s", "byte s", "bytes cached times seconds", "byte_seconds"),
+    Column("byte_s_error", "byte s", "by how much that can be off", "byte_seconds_error"),
+    Column("readahead", "bytes", "added by readahead", "readahead.added"),
+    Column("readahead_unread", "bytes", "of it, neither read nor mapped", "readahead.unread"),
+    Column("refaulted", "bytes", "added again that were evicted before", "refaulted"),
+    *(
+        Column(f"removed_by_{who}", "bytes", how, f"removed_by.{who}")
+        for who, how in REMOVED_BY.items()
+    ),
+)
+
+_READ = (
+    *LOAD,
+    Column("path", "", "its path, or empty", "path"),
+    Column("dev", "", "its device, major:minor", "dev"),
+    Column("ino", "", "its inode", "ino"),
+    Column("fs", "", "its file system, or empty", "fs"),
+    Column("verdict", "", "direct, buffered, mixed or none", "verdict"),
+    Column("why", "", "the evidence of the verdict", "why"),
+    Column("direct_bytes", "bytes", "read by the direct path", "direct_bytes"),
+    Column(
+        "buffered_bytes", "bytes", "by the page cache: copied, spliced or mapped", "buffered_bytes"
+    ),
+    Column("fallback_bytes", "bytes", "of that, of a file open with O_DIRECT", "fallback_bytes"),
+    Column("disk_bytes", "bytes", "what the disk read for it", "disk.read_bytes"),
+)
+
+_COPIES = (
+    *LOAD,
+    Column("path", "", "from where to where the CPU copied", "path"),
+    Column("bytes", "bytes", "how much", "bytes"),
 )
 
 _THREAD = (
@@ -79,7 +284,7 @@ _THREAD = (
 )
 
 _THREADS = (
-    *_LOAD,
+    *LOAD,
     *_THREAD,
     Column("wall_ns", "ns", "its time in the load", "wall_ns"),
     Column("clock", "", "whose clock wall_ns is: loader or tracer", "clock"),
@@ -90,7 +295,7 @@ _THREADS = (
 )
 
 _PHASES = (
-    *_LOAD,
+    *LOAD,
     *_THREAD,
     Column("phase", "", "the innermost hooked function's", "phase"),
     Column("cpu_ns", "ns", "running", "cpu_ns"),
@@ -101,9 +306,9 @@ _PHASES = (
 )
 
 _SIZES = (
-    *_LOAD,
-    Column("at_least", "bytes", "requests from this size to below its double"),
-    Column("requests", "", "how many"),
+    *LOAD,
+    Column("at_least", "bytes", "requests from this size to below its double", "at_least"),
+    Column("requests", "", "how many", "requests"),
 )
 
 _HOOKS = (
@@ -119,94 +324,24 @@ _SKIPPED = (
     Column("do", "", "what to do about it", "do"),
 )
 
-_REQUESTS = (
-    *_LOAD,
-    Column("tid", "", "the thread that submitted it"),
-    Column("tgid", "", "its process"),
-    Column("dev", "", "the disk, as the kernel's dev_t"),
-    Column("sector", "512 bytes", "where on the disk"),
-    Column("bytes", "bytes", "its size"),
-    Column("op", "", "read, write or other"),
-    Column("queue_ns", "ns", "when it was submitted, CLOCK_MONOTONIC"),
-    Column("issue_ns", "ns", "when the driver got it; null: never"),
-    Column("complete_ns", "ns", "when it was done; null: never"),
-    Column("wait_ns", "ns", "from submission to the driver"),
-    Column("latency_ns", "ns", "from the driver to completion"),
-)
-
-_PAGE_CACHE = (
-    *_LOAD,
-    Column("t_ns", "ns", "when, CLOCK_MONOTONIC"),
-    Column("dev", "", "the file's device"),
-    Column("ino", "", "the file's inode"),
-    Column("added", "bytes", "added so far"),
-    Column("removed", "bytes", "removed so far"),
-    Column("removed_self", "bytes", "of that, by the load's own threads"),
-    Column("current", "bytes", "cached now"),
-    Column("peak", "bytes", "most cached so far"),
-)
-
-_BUFFERS = (
-    *_LOAD,
-    Column("t_ns", "ns", "when, CLOCK_MONOTONIC"),
-    Column("event", "", "export or release"),
-    Column("ino", "", "the dma-buf's inode"),
-    Column("size", "bytes", "its size"),
-    Column("exporter", "", "who made it"),
-    Column("tid", "", "thread"),
-    Column("tgid", "", "process"),
-)
-
-_INTERVALS = (
-    *_LOAD,
-    Column("tid", "", "thread"),
-    Column("phase", "", "phase of the hook"),
-    Column("hook", "", "the function called"),
-    Column("start_ns", "ns", "its begin, CLOCK_MONOTONIC"),
-    Column("end_ns", "ns", "its end"),
-    Column("wall_ns", "ns", "between the two"),
-)
-
-_AT = (
-    *_LOAD,
-    Column("t_ns", "ns", "when, CLOCK_MONOTONIC"),
-    Column("window", "", "0: create and read, 1: close; -1: no mark"),
-    Column("kind", "", "begin, end, work-begin, work-end, fork, exit or poll"),
-    Column("tid", "", "thread"),
-    Column("tgid", "", "process"),
-)
-
-_SNAPSHOTS = (
-    *_AT,
-    Column("comm", "", "the thread's name"),
-    Column("phase", "", "phase"),
-    Column("cpu_ns", "ns", "running, since the thread was first traced"),
-    Column("blocked_ns", "ns", "asleep, likewise"),
-    Column("runnable_ns", "ns", "waiting for a CPU, likewise"),
-    Column("count", "", "times entered, likewise"),
-    Column("owner", "", "the thread a worker works for, or 0"),
-)
-
-_COUNTERS = (
-    *_AT,
-    Column("counter", "", "its name"),
-    Column("value", "", "since the thread was first traced; bytes if it is called _bytes"),
-)
-
 TABLES: dict[str, Table] = {
     "loads": Table("one load: its times, its bill and its verdict", _LOADS),
     "threads": Table("one thread of one load", _THREADS),
     "phases": Table("one phase of one thread of one load", _PHASES),
     "request_sizes": Table("read requests of one size class of one load", _SIZES),
+    "request_kinds": Table("read requests of one kind of one load", _KINDS),
+    "depth": Table("one slice of the time of one load's reads", _DEPTH),
+    "timeline": Table("one sample of the memory of one load", _TIMELINE),
+    "cached_files": Table("what one load did to the page cache of one file", _CACHED),
+    "read_files": Table("how one load read one file", _READ),
+    "copies": Table("what one load copied from one place to another", _COPIES),
     "hooks": Table("one hook", _HOOKS),
     "skipped": Table("one strategy that could not run", _SKIPPED),
-    "requests": Table("one block request", _REQUESTS),
-    "page_cache": Table("the ledger of one file at one moment", _PAGE_CACHE),
-    "buffers": Table("one dma-buf exported or released", _BUFFERS),
-    "intervals": Table("one call of a hook that reports its calls", _INTERVALS),
-    "snapshots": Table("one phase of one thread at one moment, cumulative", _SNAPSHOTS),
-    "counters": Table("one counter of one thread at one moment, cumulative", _COUNTERS),
+    **RECORDED,
 }
 
 #: Tables made from the report's document; the others are the recording's own.
-DERIVED = ("loads", "threads", "phases", "request_sizes", "hooks", "skipped")
+DERIVED = (
+    "loads", "threads", "phases", "request_sizes", "request_kinds", "depth", "timeline",
+    "cached_files", "read_files", "copies", "hooks", "skipped",
+)  # fmt: skip

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dmatrace.analysis.block import reads
-from dmatrace.analysis.overlap import ALLOCATING, Interval, length, union
+from dmatrace.analysis.overlap import ALLOCATING, Interval, both, length, union
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +79,7 @@ def critical(load: Load, off_cpu_ns: int) -> dict[str, object] | None:
         "alloc": [
             span
             for tid, spans in running.items()
-            for span in _both(spans, union(load.allocations.get(tid, ())))
+            for span in both(spans, union(load.allocations.get(tid, ())))
         ],
         "runnable": [
             (wait.woken, wait.end) for waits in load.waits.values() for wait in waits
@@ -87,10 +87,10 @@ def critical(load: Load, off_cpu_ns: int) -> dict[str, object] | None:
         "io": [(issued, done) for _, issued, done in load.requests],
         "queue": [(queued, issued) for queued, issued, _ in load.requests],
     }  # fmt: skip
-    clipped = {name: _both(union(spans), windows) for name, spans in sources.items()}
+    clipped = {name: both(union(spans), windows) for name, spans in sources.items()}
     parts = _attribute(windows, clipped)
     busy = length(clipped["running"])
-    worked = sum(length(_both(spans, windows)) for spans in running.values())
+    worked = sum(length(both(spans, windows)) for spans in running.values())
     return {
         **{f"{name}_ns": parts[name] for name in PARTS},
         "wall_ns": wall,
@@ -190,24 +190,9 @@ def _running(load: Load, tid: int) -> list[Interval]:
 def _recorded(load: Load) -> int:
     """Time off CPU that the waits tell, inside the threads' spans."""
     return sum(
-        length(_both(union(spans), union((w.start, w.end) for w in load.waits.get(tid, ()))))
+        length(both(union(spans), union((w.start, w.end) for w in load.waits.get(tid, ()))))
         for tid, spans in load.threads.items()
     )
-
-
-def _both(one: Sequence[Interval], other: Sequence[Interval]) -> list[Interval]:
-    """Where both are; each is disjoint and ascending, and so is the result."""
-    found: list[Interval] = []
-    i = j = 0
-    while i < len(one) and j < len(other):
-        start, end = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
-        if start < end:
-            found.append((start, end))
-        if one[i][1] < other[j][1]:
-            i += 1
-        else:
-            j += 1
-    return found
 
 
 def without(one: Sequence[Interval], other: Iterable[Interval]) -> list[Interval]:

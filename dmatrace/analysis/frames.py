@@ -7,12 +7,13 @@ is null, never 0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from dmatrace.analysis.columns import DERIVED, TABLES
 from dmatrace.analysis.document import document
+from dmatrace.analysis.redact import Names, redact
 from dmatrace.recording import schema
 
 if TYPE_CHECKING:
@@ -20,11 +21,28 @@ if TYPE_CHECKING:
 
     from dmatrace.recording.reader import Recording
 
-#: A recording's column is null where a zero means that it did not happen.
-_NULL_IF_ZERO = {"requests": ("issue_ns", "complete_ns")}
+#: A recording's column is null where this value means that it did not happen or is not known.
+_NULL_IF = {"requests": {"issue_ns": 0, "complete_ns": 0}, "inventory": {"size": -1}}
+#: Columns that follow from two others: the later, the earlier.
+_BETWEEN = {
+    "requests": {
+        "wait_ns": ("issue_ns", "queue_ns"),
+        "latency_ns": ("complete_ns", "issue_ns"),
+    },
+    "intervals": {"wall_ns": ("end_ns", "start_ns")},
+    "waits": {"blocked_ns": ("woken_ns", "start_ns"), "runnable_ns": ("end_ns", "woken_ns")},
+}
 # What is a table of its own, or not a figure.
-_FEW = 16
-_NOT_FLAT = {"threads", "cachestat_before", "cachestat_after", "size_hist"}
+_FEW = 40
+_NOT_FLAT = {
+    "threads", "cachestat_before", "cachestat_after", "size_hist", "timeline", "paths", "kinds",
+    "hist_ns", "samples", "unavailable", "vmstat",
+}  # fmt: skip
+
+# What the document says in two places.
+_TWICE = {"memory.pinned.peak", "memory.pinned.byte_seconds"}
+
+Rows = Iterable[Mapping[str, Any]]
 
 
 class Frames:
@@ -34,19 +52,38 @@ class Frames:
     it before you change it.  Raises DmatraceError when a table's file is damaged.
     """
 
-    def __init__(self, recording: Recording) -> None:
-        self.recording = recording
+    def __init__(self, recording: Recording, names: Names | None = None) -> None:
+        """``names``: redact the document and every table by them."""
+        self._original = recording
+        self._names = names
         self._made: dict[str, pd.DataFrame] = {}
+
+    @cached_property
+    def recording(self) -> Recording:
+        """The recording, redacted if the frames are."""
+        if self._names is None:
+            return self._original
+        # The document's paths come first, and are called what a redacted report calls them.
+        _ = self.document
+        from dmatrace.analysis.redacted import Redacted
+
+        return Redacted(self._original, self._names)
 
     @cached_property
     def document(self) -> dict[str, Any]:
         """What ``dmatrace report -f json`` prints."""
-        return document(self.recording)
+        found = document(self._original)
+        return found if self._names is None else redact(found, names=self._names)
+
+    @property
+    def title(self) -> str:
+        """What to call the recording: its directory's name, unless that is to be hidden."""
+        return self._original.path.resolve().name if self._names is None else "dmatrace recording"
 
     @property
     def complete(self) -> bool:
         """Whether the recorder closed the recording itself."""
-        return self.recording.complete
+        return self._original.complete
 
     @property
     def names(self) -> list[str]:
@@ -74,20 +111,17 @@ class Frames:
 
     def __repr__(self) -> str:
         loads = len(self.document["loads"])
-        return f"<dmatrace recording {self.recording.path}: {loads} loads>"
+        return f"<dmatrace recording {self._original.path}: {loads} loads>"
 
     def _recorded(self, name: str) -> pd.DataFrame:
         """A table of the recording, with the load's name and what follows from other columns."""
         frame = self.recording.table(name).copy()
-        for column in _NULL_IF_ZERO.get(name, ()):
-            frame[column] = frame[column].astype("Int64").mask(frame[column] == 0)
+        for column, nothing in _NULL_IF.get(name, {}).items():
+            frame[column] = frame[column].astype("Int64").mask(frame[column] == nothing)
         if "load_id" in frame.columns:
             self._name_loads(frame)
-        if name == "requests":
-            frame["wait_ns"] = frame["issue_ns"] - frame["queue_ns"]
-            frame["latency_ns"] = frame["complete_ns"] - frame["issue_ns"]
-        elif name == "intervals":
-            frame["wall_ns"] = frame["end_ns"] - frame["start_ns"]
+        for column, (later, earlier) in _BETWEEN.get(name, {}).items():
+            frame[column] = frame[later] - frame[earlier]
         known = [column.name for column in TABLES[name].columns] if name in TABLES else []
         first = [column for column in known if column in frame.columns]
         return frame[[*first, *(c for c in frame.columns if c not in first)]]
@@ -119,16 +153,58 @@ def _derived(found: Mapping[str, Any], name: str) -> pd.DataFrame:
 
 def _of_load(load: Mapping[str, Any], name: str) -> Iterator[dict[str, Any]]:
     head = {key: load[key] for key in ("load_id", "strategy", "round")}
-    if name == "request_sizes":
-        for size, count in load["block"]["size_hist"].items():
-            yield {**head, "at_least": int(size), "requests": count}
-        return
-    for thread in load["threads"]:
-        if name == "threads":
-            yield _row({**thread, **head}, name)
-            continue
-        for phase in thread["phases"]:
-            yield _row({**thread, **phase, **head}, name)
+    for found in _PARTS[name](load):
+        yield _row({**found, **head}, name)
+
+
+def _phases(load: Mapping[str, Any]) -> Rows:
+    return ({**thread, **phase} for thread in load["threads"] for phase in thread["phases"])
+
+
+def _sizes(load: Mapping[str, Any]) -> Rows:
+    sizes = load["block"]["size_hist"].items()
+    return ({"at_least": int(size), "requests": count} for size, count in sizes)
+
+
+def _kinds(load: Mapping[str, Any]) -> Rows:
+    return ({"kind": kind, **found} for kind, found in load["block"]["kinds"].items())
+
+
+def _depth(load: Mapping[str, Any]) -> Rows:
+    found = load["block"]["timeline"]
+    width = found["interval_ns"]
+    for number, row in enumerate(_rows(found, "depth_mean")):
+        yield {**row, "start_ns": found["start_ns"] + number * width, "interval_ns": width}
+
+
+def _timeline(load: Mapping[str, Any]) -> Rows:
+    return _rows(load["memory"].get("timeline") or {"t_ns": []}, "t_ns")
+
+
+def _rows(found: Mapping[str, Any], by: str) -> Rows:
+    """Rows of lists as long as that of ``by``; what is no list is in none of them."""
+    lists = {name: values for name, values in found.items() if isinstance(values, list)}
+    for number in range(len(found[by])):
+        yield {name: values[number] for name, values in lists.items()}
+
+
+def _copies(load: Mapping[str, Any]) -> Rows:
+    paths = load["copies"]["paths"].items()
+    return ({"path": path, "bytes": copied} for path, copied in paths)
+
+
+#: The rows of a table that one load has, from its part of the document.
+_PARTS: dict[str, Callable[[Mapping[str, Any]], Rows]] = {
+    "threads": lambda load: load["threads"],
+    "phases": _phases,
+    "request_sizes": _sizes,
+    "request_kinds": _kinds,
+    "depth": _depth,
+    "timeline": _timeline,
+    "cached_files": lambda load: load["memory"].get("files") or (),
+    "read_files": lambda load: load["files"],
+    "copies": _copies,
+}
 
 
 def _row(found: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -143,7 +219,7 @@ def _at(found: Any, path: str) -> Any:
 
 def _more(load: Mapping[str, Any]) -> dict[str, Any]:
     """Figures of a load that ``columns`` does not name: of a newer document, or of some loads."""
-    known = {column.at for column in TABLES["loads"].columns}
+    known = {column.at for column in TABLES["loads"].columns} | _TWICE
     return {path.replace(".", "_"): value for path, value in _flat(load, "") if path not in known}
 
 
@@ -169,11 +245,18 @@ def _frame(rows: list[dict[str, Any]], name: str) -> pd.DataFrame:
     series = {}
     for column in columns:
         values = [row.get(column) for row in rows]
-        series[column] = pd.Series(values, dtype=_dtype(values, column in numbers))
+        kind = _dtype(values, column in numbers)
+        if column in _FRACTIONS:  # of which none may be known
+            kind = "float64"
+        series[column] = pd.Series(values, dtype=kind)
     return pd.DataFrame(series, columns=columns)
 
 
-_NUMBERS = {"load_id", "round", "tid", "owner", "count", "requests", "lost_exits", "overflows"}
+_NUMBERS = {
+    "load_id", "round", "tid", "owner", "count", "requests", "lost_exits", "overflows", "pid",
+    "depth_max", "waiting_max",
+}  # fmt: skip
+_FRACTIONS = {"parallel", "depth_mean"}
 
 
 def _dtype(values: list[Any], number: bool) -> str:

@@ -38,3 +38,18 @@ def overlap(alloc: Iterable[Interval], io: Iterable[Interval]) -> dict[str, int]
     alloc_ns, io_ns = length(allocating), length(reading)
     either = length(union([*allocating, *reading]))
     return {"alloc_ns": alloc_ns, "io_ns": io_ns, "both_ns": alloc_ns + io_ns - either}
+
+
+def both(one: Sequence[Interval], other: Sequence[Interval]) -> list[Interval]:
+    """Where both are; each is disjoint and ascending, and so is the result."""
+    found: list[Interval] = []
+    i = j = 0
+    while i < len(one) and j < len(other):
+        start, end = max(one[i][0], other[j][0]), min(one[i][1], other[j][1])
+        if start < end:
+            found.append((start, end))
+        if one[i][1] < other[j][1]:
+            i += 1
+        else:
+            j += 1
+    return found

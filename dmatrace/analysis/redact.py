@@ -23,19 +23,25 @@ _WHOLE = frozenset(
 )
 #: Keys whose text is a path as it stands.
 _PATHS = frozenset({"file", "path", "files", "paths", "directory", "recording"})
+#: Those of _WHOLE whose text is removed from sentences as well, if it is long enough to be one.
+_IN_SENTENCES = frozenset({"command", "cmdline", "host", "hostname", "node"})
+_LONG = 4
 _COMMS = frozenset({"comm", "comms"})
 # An absolute path inside a sentence: it may hold blanks, which no pattern can tell from
 # the sentence's; those that the document names elsewhere are replaced as they stand.
 _IN_TEXT = re.compile(r"(?<![\w.<])~?/[^\s'\"`:;,()<>|]+")
 
 
-def redact(document: Mapping[str, Any], *, comms: bool = False) -> dict[str, Any]:
+def redact(
+    document: Mapping[str, Any], *, comms: bool = False, names: Names | None = None
+) -> dict[str, Any]:
     """A copy of ``document`` without paths, command lines and host names.
 
-    ``comms`` removes the names of threads as well.  Strategies, hooks, kernels and figures
+    ``comms`` removes the names of threads as well; ``names``, instead of it, are those that
+    other things are redacted by, too.  Strategies, hooks, kernels and figures
     stay.  ``"redacted": true`` says that it was done.
     """
-    names = _Names(comms)
+    names = names or Names(comms)
     names.collect(document)
     result = {key: names.clean(value, key) for key, value in document.items()}
     target = document.get("target")
@@ -47,20 +53,24 @@ def redact(document: Mapping[str, Any], *, comms: bool = False) -> dict[str, Any
     return {**result, "redacted": True}
 
 
-class _Names:
+class Names:
     """What each path and comm is called instead, in order of appearance."""
 
     def __init__(self, comms: bool) -> None:
         self._comms = comms
         self._instead: dict[str, dict[str, str]] = {"path": {}, "comm": {}}
+        self._removed: set[str] = set()
         self._known: re.Pattern[str] | None = None
 
     def collect(self, document: Mapping[str, Any]) -> None:
-        """Every path that stands by itself, so that it is found in sentences, too."""
+        """Every path that stands by itself, so that it is found in sentences, too.
+
+        May be called again with more.
+        """
         self._walk(document, "")
-        paths = sorted(self._instead["path"], key=len, reverse=True)
-        if paths:
-            self._known = re.compile("|".join(map(re.escape, paths)))
+        known = sorted({*self._instead["path"], *self._removed}, key=len, reverse=True)
+        if known:
+            self._known = re.compile("|".join(map(re.escape, known)))
 
     def _walk(self, value: Any, key: str) -> None:
         if isinstance(value, Mapping):
@@ -71,6 +81,8 @@ class _Names:
                 self._walk(inner, key)
         elif isinstance(value, str) and value and key in _PATHS:
             self._call("path", value)
+        elif isinstance(value, str) and key in _IN_SENTENCES and len(value) >= _LONG:
+            self._removed.add(value)
 
     def clean(self, value: Any, key: str) -> Any:
         """``value`` of ``key``, redacted; containers anew."""
@@ -90,8 +102,11 @@ class _Names:
 
     def _text(self, text: str) -> str:
         if self._known is not None:
-            text = self._known.sub(lambda found: self._call("path", found[0]), text)
+            text = self._known.sub(lambda found: self._called(found[0]), text)
         return _IN_TEXT.sub(lambda found: self._call("path", found[0]), text)
+
+    def _called(self, name: str) -> str:
+        return _REMOVED if name in self._removed else self._call("path", name)
 
     def _call(self, kind: str, name: str) -> str:
         instead = self._instead[kind]

@@ -122,8 +122,8 @@ def _summary(label: str, group: Sequence[Mapping[str, Any]]) -> Summary:
             name: _median(load["overlap"][name] for load in used)
             for name in ("alloc_ns", "io_ns", "both_ns")
         },
-        module=_told([load.get("module") for load in used]),
-        steps=_told([load.get("steps") for load in used]),
+        module=told([load.get("module") for load in used]),
+        steps=told([load.get("steps") for load in used]),
         workers=_median(len(_workers(load)) for load in used),
         work=_medians([_phases(_workers(load)) for load in used]),
         delays=delays.total(used[0]["threads"]),
@@ -132,9 +132,18 @@ def _summary(label: str, group: Sequence[Mapping[str, Any]]) -> Summary:
     )
 
 
-def _told(loads: Sequence[Mapping[str, int] | None]) -> dict[str, int]:
-    told = [load for load in loads if load]
-    return {name: _median(one.get(name, 0) for one in told) for name in (told[0] if told else ())}
+def told(loads: Sequence[Mapping[str, Any] | None]) -> dict[str, int]:
+    """The medians, by name, of those that said anything; {} if none did.
+
+    What one of them does not know (None) is left out.
+    """
+    said = [load for load in loads if load]
+    names = dict.fromkeys(name for one in said for name in one)
+    return {
+        name: _median(one.get(name, 0) for one in said)
+        for name in names
+        if all(one.get(name, 0) is not None for one in said)
+    }
 
 
 def _reaches(loads: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dmatrace.errors import UsageError
 from dmatrace.sizes import format_size, parse_duration, parse_size
+
+if TYPE_CHECKING:
+    from dmatrace.analysis.redact import Names
 
 
 def size(text: str) -> int:
@@ -103,13 +106,19 @@ def redact(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def names(args: argparse.Namespace) -> Names | None:
+    """What redacts as the options of redact() ask for it; None: nothing does."""
+    from dmatrace.analysis.redact import Names
+
+    return Names(args.redact_comms) if args.redact or args.redact_comms else None
+
+
 def redacted(document: Mapping[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     """``document`` as the options of redact() ask for it."""
     from dmatrace.analysis.redact import redact as without
 
-    if args.redact or args.redact_comms:
-        return without(document, comms=args.redact_comms)
-    return dict(document)
+    by = names(args)
+    return without(document, names=by) if by else dict(document)
 
 
 def interval(text: str) -> float:

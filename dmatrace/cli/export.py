@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from dmatrace.analysis.columns import TABLES
+from dmatrace.cli import arguments
 from dmatrace.errors import UsageError
 from dmatrace.export import FORMATS, Format, Options
 
@@ -31,6 +32,7 @@ examples:
   dmatrace export load.dmt -f folded --weight page-cache -o cache.folded
   dmatrace export load.dmt -f csv --table phases -o -
   dmatrace export load.dmt -f parquet -o tables
+  dmatrace export load.dmt -f html --redact -o for-the-vendor.html
 """
 
 
@@ -70,6 +72,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         default="time",
         help="folded: what a stack weighs, ns or bytes added to the page cache (default: time)",
     )
+    arguments.redact(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
     from dmatrace.analysis.frames import Frames
 
-    frames = Frames(recording)
+    frames = Frames(recording, arguments.names(args))
     if not recording.complete:
         why = "its recorder ended before it closed it; this is what it had written by then"
         print(f"dmatrace: {recording.path} is incomplete: {why}", file=sys.stderr)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmatrace.analysis.summary import KINDS, Summary
 from dmatrace.analysis.time import in_phase_order
-from dmatrace.export.plain import plain
+from dmatrace.safe import escaped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,11 @@ POINTS = 400  # of a curve
 COLUMNS, ROWS = 80, 30  # of a heat map
 PIECES = 600  # of a waterfall's row
 _LABEL = 48
+#: What may bound a load at a moment, in few words.
+BOUND_BY = {
+    "alloc_io": "alloc + read", "alloc": "alloc", "cpu_io": "cpu + read", "cpu": "cpu",
+    "io": "read", "queue": "queued", "runnable": "no CPU", "wait": "asleep",
+}  # fmt: skip
 _THREADS = "ms, all threads of the load"
 
 #: Close hues for what is close: allocating is blue, reading green, copying red.
@@ -37,19 +42,31 @@ COLORS = {
     "reclaim": "#000000", "release": "#8c6d4f", "module": "#17a2a2",
 }  # fmt: skip
 _KIND_COLORS = {"cpu": "#2f6f4f", "blocked": "#e0b040", "runnable": "#9a6fb0"}
+_PART_COLORS = {
+    "alloc_io": "#0b3c7a", "alloc": "#4c78c8", "cpu_io": "#1b7a4b", "cpu": "#74c476",
+    "io": "#e0b040", "queue": "#c77b0a", "runnable": "#9a6fb0", "wait": "#bdbdbd",
+}  # fmt: skip
+#: Of what goes by time; dashed is what may lie on another curve.
+_LINES = {
+    "page cache": "#c4303a", "shmem": "#6baed6", "dma-buf": "#1f4e9c", "pinned": "#c77b0a",
+    "memory": "#c4303a", "io": "#1f4e9c", "mean": "#1f4e9c", "most at once": "#9ecae9",
+}  # fmt: skip
+_DASHES = {"dma-buf": "dash", "pinned": "dot"}
 _STEP_COLORS = {"create": "#1f4e9c", "io": "#238b45", "close": "#8c6d4f"}
 
 
 def label(text: str) -> str:
     """``text`` for a chart: plain, short, and not HTML."""
-    text = plain(text)
+    text = escaped(text)
     text = text if len(text) <= _LABEL else text[: _LABEL - 1] + "…"
     return html.escape(text, quote=False)
 
 
 def _axis(title: str = "", **more: Any) -> dict[str, Any]:
     grid = {"gridcolor": "#e6e8eb", "zeroline": False, "automargin": True, "fixedrange": True}
-    return {**grid, "title": {"text": title}, **more}
+    # 10,000, not 10k beside 1000.
+    numbers = {"exponentformat": "none", "separatethousands": True}
+    return {**grid, **numbers, "title": {"text": title}, **more}
 
 
 def _names(loads: Sequence[Summary]) -> list[str]:
@@ -90,6 +107,21 @@ def kinds(loads: Sequence[Summary]) -> Chart:
     return _bars(data, len(loads), 36, _THREADS, barmode="stack", bargap=0.3)
 
 
+def bounds(rows: Sequence[tuple[str, Mapping[str, int]]]) -> Chart:
+    """What bounded each strategy's wall time: (its name, {part: ns})."""
+    names = [label(name) for name, _ in rows]
+    data = [
+        {
+            "type": "bar", "orientation": "h", "name": shown, "y": names,
+            "x": [found[f"{part}_ns"] / 1e6 for _, found in rows],
+            "marker": {"color": _PART_COLORS[part]},
+            "hovertemplate": "%{y}<br>" + shown + ": %{x:.3f} ms<extra></extra>",
+        }
+        for part, shown in BOUND_BY.items()
+    ]  # fmt: skip
+    return _bars(data, len(rows), 36, "ms of the wall time", barmode="stack", bargap=0.3)
+
+
 def _bars(data: list[Chart], lines: int, each: int, title: str, **more: Any) -> Chart:
     """Horizontal bars: ``lines`` of ``each`` px, and below them as much legend as it takes.
 
@@ -118,25 +150,27 @@ def _listed(trace: Chart) -> bool:
     return bool(trace.get("showlegend", True))
 
 
-def over_time(curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]) -> Chart:
-    """{strategy: {what: [(ms, MiB)]}} as steps, a plot for each strategy below the other."""
-    dashes = {"page cache": "solid", "dma-buf": "dash"}
-    colors = {"page cache": "#c4303a", "dma-buf": "#1f4e9c"}
+def over_time(
+    curves: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]], unit: str
+) -> Chart:
+    """{strategy: {what: [(ms, value in ``unit``)]}} as steps, a plot for each."""
     data = []
+    seen: set[str] = set()
     for row, (_, lines) in enumerate(curves.items(), start=1):
         for what, points in lines.items():
             kept = thin(points, POINTS)
             data.append(
                 {
                     "type": "scatter", "mode": "lines+markers", "name": what, "legendgroup": what,
-                    "showlegend": row == 1, "x": [at for at, _ in kept],
+                    "showlegend": what not in seen, "x": [at for at, _ in kept],
                     "y": [value for _, value in kept],
-                    "line": {"shape": "hv", "dash": dashes.get(what), "color": colors.get(what)},
-                    "marker": {"size": 4}, "xaxis": f"x{row}", "yaxis": f"y{row}",
-                    "hovertemplate": f"{what}: %{{y:.2f}} MiB at %{{x:.2f}} ms<extra></extra>",
+                    "line": {"shape": "hv", "dash": _DASHES.get(what), "color": _LINES.get(what)},
+                    "marker": {"size": 3}, "xaxis": f"x{row}", "yaxis": f"y{row}",
+                    "hovertemplate": f"{what}: %{{y:.2f}} {unit} at %{{x:.2f}} ms<extra></extra>",
                 }
             )  # fmt: skip
-    return _stacked(data, list(curves), 150, "MiB", {"rangemode": "tozero"})
+            seen.add(what)
+    return _stacked(data, list(curves), 150, unit, {"rangemode": "tozero"})
 
 
 def latencies(requests: Mapping[str, tuple[pd.DataFrame, Mapping[int, int]]]) -> Chart:
@@ -156,7 +190,9 @@ def latencies(requests: Mapping[str, tuple[pd.DataFrame, Mapping[int, int]]]) ->
                 "hovertemplate": "%{z} reads, %{y:.0f} us, at %{x:.1f} ms<extra></extra>",
             }
         )  # fmt: skip
-    chart = _stacked(data, list(requests), 170, "us", {"type": "log"})
+    chart = _stacked(
+        data, list(requests), 170, "us", {"type": "log", "nticks": 6, "minor": {"nticks": 0}}
+    )
     scale = {
         "colorscale": "Viridis",
         "reversescale": True,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, BinaryIO
 
-from dmatrace.export.plain import plain
+from dmatrace.safe import escaped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +23,7 @@ def write_table(frame: pd.DataFrame, out: BinaryIO, name: str = "") -> None:
         for column in part.columns:
             if part[column].dtype.kind == "O" or part[column].dtype.name in ("str", "category"):
                 part[column] = [
-                    plain(value) if isinstance(value, str) else value
+                    escaped(value) if isinstance(value, str) else value
                     for value in part[column].tolist()
                 ]
         text = part.to_csv(index=False, header=start == 0, lineterminator="\n")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dmatrace.export import Options
-from dmatrace.export.plain import plain
+from dmatrace.safe import escaped
 
 if TYPE_CHECKING:
     from dmatrace.analysis.frames import Frames
@@ -60,4 +60,4 @@ def _thread(thread: Mapping[str, Any]) -> str:
 
 def _name(text: str) -> str:
     """A frame: no semicolon, and no line's end."""
-    return plain(text).replace(";", ":") or "?"
+    return escaped(text).replace(";", ":") or "?"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dmatrace.analysis.summary import Summary, summaries
 from dmatrace.export import Options, charts, series
+from dmatrace.export import htmlfiles as files
 from dmatrace.export import htmltables as tables
 from dmatrace.export.markup import heading, paragraph, text
 from dmatrace.export.published import beside
@@ -37,7 +38,7 @@ def write(frames: Frames, out: BinaryIO, _options: Options) -> None:
     style = (ours / "style.css").read_text("utf-8")
     drawn: dict[str, charts.Chart] = {}
     body = "\n".join(_body(frames, drawn))
-    title = text(f"{frames.recording.path.resolve().name}: dmatrace")
+    title = text(f"{frames.title}: dmatrace")
     hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in (plotly, draw))
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline';"
@@ -86,9 +87,11 @@ def _embedded(document: dict[str, Any]) -> dict[str, Any]:
 
 _SECTIONS = {
     "time": "Where the time went",
-    "memory": "Page cache and dma-bufs",
+    "bounds": "What bounded the loads",
+    "memory": "Page cache, dma-bufs and pinned memory",
     "requests": "Block requests",
     "waterfall": "Waterfall and overlap",
+    "files": "Files, copies and processes",
     "published": "Beside the published tables",
     "verdicts": "Verdicts",
     "hidden": "What is hidden",
@@ -99,7 +102,7 @@ _SECTIONS = {
 def _body(frames: Frames, drawn: dict[str, charts.Chart]) -> Iterator[str]:
     document = frames.document
     loads = summaries(document["loads"])
-    yield f"<h1>{text(frames.recording.path.resolve().name)}</h1>"
+    yield f"<h1>{text(frames.title)}</h1>"
     yield from tables.head(document)
     yield "<noscript><p class=note>Without JavaScript there are no charts; the tables have"
     yield "every figure.</p></noscript>"
@@ -107,9 +110,11 @@ def _body(frames: Frames, drawn: dict[str, charts.Chart]) -> Iterator[str]:
         yield paragraph("No loads in this recording.")
     found: dict[str, Callable[[], Iterator[str]]] = {
         "time": lambda: _time(loads, drawn),
+        "bounds": lambda: _bounds(loads, drawn),
         "memory": lambda: _memory(frames, loads, drawn),
         "requests": lambda: _requests(frames, loads, drawn),
         "waterfall": lambda: _waterfall(frames, loads, drawn),
+        "files": lambda: files.sections(loads),
         "published": lambda: _published(loads, drawn),
         "verdicts": lambda: tables.verdicts(document, loads),
         "hidden": lambda: tables.hidden(document),
@@ -144,16 +149,42 @@ def _time(loads: list[Summary], drawn: dict[str, charts.Chart]) -> Iterator[str]
     yield tables.times(loads)
 
 
+def _bounds(loads: list[Summary], drawn: dict[str, charts.Chart]) -> Iterator[str]:
+    found = [(load.label, parts) for load in loads if (parts := series.bounds(load))]
+    if not found:
+        return
+    yield paragraph(
+        "Each moment of the wall time counts once, for the first that was true: a thread ran in"
+        " an allocation, one ran elsewhere (each with or without a read at the device), a read"
+        " was at the device, a read was queued, a thread waited for a CPU, all slept.",
+        "dim",
+    )
+    yield _chart(drawn, "bounds", charts.bounds(found), "stacked bars of what bounded the loads")
+    yield tables.bounds(loads)
+
+
 def _memory(frames: Frames, loads: list[Summary], drawn: dict[str, charts.Chart]) -> Iterator[str]:
     curves = series.memory(frames, loads)
     if curves:
         yield paragraph(
-            "By the first round of each strategy. The page cache is that of the file loaded;"
-            " its curve steps where the recorder read the kernel's ledger.",
+            "By the first round of each strategy; the curves step where the recorder took a"
+            " sample. The page cache is that of all files of the load, in a recording without"
+            " samples that of the file loaded.",
             "dim",
         )
-        yield _chart(drawn, "memory", charts.over_time(curves), "page cache and dma-bufs over time")
+        chart = charts.over_time(curves, "MiB")
+        yield _chart(drawn, "memory", chart, "page cache, dma-bufs and pinned memory over time")
     yield tables.bill(loads)
+    yield tables.readahead(loads)
+    yield tables.removed(loads)
+    stalls = series.pressure(frames, loads)
+    if stalls:
+        yield paragraph(
+            "Pressure (PSI, of the whole machine): the part of the time in which some task was"
+            " stalled. Strategies that are not here met none.",
+            "dim",
+        )
+        yield _chart(drawn, "pressure", charts.over_time(stalls, "%"), "pressure over time")
 
 
 def _requests(
@@ -167,6 +198,11 @@ def _requests(
         )
         yield _chart(drawn, "latency", charts.latencies(found), "heat map of read latency")
     yield tables.block(loads)
+    yield tables.kinds(loads)
+    curves = series.depths(frames, loads)
+    if curves:
+        yield paragraph("Requests at the device, by the first round of each strategy.", "dim")
+        yield _chart(drawn, "depth", charts.over_time(curves, "reads"), "queue depth over time")
 
 
 def _waterfall(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dmatrace.analysis.summary import KINDS, TIMES, Summary
+from dmatrace.analysis.recorded_columns import REMOVED_BY
+from dmatrace.analysis.summary import KINDS, TIMES, Summary, told
 from dmatrace.analysis.time import in_phase_order
-from dmatrace.export import markup
+from dmatrace.export import charts, markup, series
 from dmatrace.export.markup import Cell, paragraph, table
 from dmatrace.export.published import Beside
 from dmatrace.phases import MEANING
@@ -113,6 +114,76 @@ def block(loads: Sequence[Summary]) -> str:
     ]
     heads = ["strategy", "requests", "read", *names]
     return table("Read requests, issue to completion", heads, rows, key="block")
+
+
+def kinds(loads: Sequence[Summary]) -> str:
+    """Reads by kind, with the time they were queued; of the first round."""
+    rows: list[list[Cell | str]] = []
+    for load in loads:
+        found = load.loads[0]["block"]
+        for kind, each in found["kinds"].items():
+            rows.append(
+                [
+                    load.label,
+                    kind,
+                    markup.number(each["requests"]),
+                    markup.size(each["read_bytes"]),
+                    *(markup.ns(each["queue_ns"][name]) for name in ("p50", "p99")),
+                    *(markup.ns(each["latency_ns"][name]) for name in ("p50", "p99")),
+                    markup.number(found["depth"]["mean"]),
+                    markup.number(found["depth"]["max"]),
+                ]
+            )
+    heads = ["strategy", "kind", "requests", "read", "queued p50", "p99", "device p50", "p99"]
+    caption = "The first round's reads by kind; all of its kinds have one queue at the device"
+    return table(caption, [*heads, "mean depth", "most"], rows)
+
+
+def bounds(loads: Sequence[Summary]) -> str:
+    """What bounded the wall time."""
+    rows: list[list[Cell | str]] = []
+    for load in loads:
+        found = series.bounds(load)
+        if found:
+            wall = found["wall_ns"] or 1
+            parts = [(part, found[f"{part}_ns"]) for part in charts.BOUND_BY]
+            shares = (Cell(f"{ns / wall:.1%}" if ns else "-", ns) for _, ns in parts)
+            rows.append([load.label, *shares, *(markup.ns(found[f"{n}_ns"]) for n in _REST)])
+        else:
+            rows.append([load.label, *[Cell("-")] * len(charts.BOUND_BY), Cell("-"), Cell("-")])
+    heads = ["strategy", *charts.BOUND_BY.values(), "wall", "unseen waits"]
+    return table("Share of the wall time", heads, rows, key="bounds")
+
+
+_REST = ("wall", "unseen")
+
+
+def readahead(loads: Sequence[Summary]) -> str:
+    """What readahead brought and what became of it."""
+    rows: list[list[Cell | str]] = []
+    for load in loads:
+        found = told([one["memory"].get("readahead") for one in load.loads])
+        again = told([one["memory"].get("refaults") for one in load.loads])
+        if found.get("added") or again.get("bytes"):
+            names = ("added", "used", "mapped", "unread")
+            cells = (markup.size(found.get(name)) for name in names)
+            rows.append([load.label, *cells, markup.size(again.get("bytes"))])
+    heads = ["strategy", "by readahead", "read", "only mapped", "for nothing", "refaulted"]
+    return table("Readahead, all files of a load", heads, rows, key="readahead")
+
+
+def removed(loads: Sequence[Summary]) -> str:
+    """Who removed the file from the page cache; without what removed nothing."""
+    found = {load.label: told([one["memory"].get("removed_by") for one in load.loads])
+             for load in loads}  # fmt: skip
+    names = [name for name in REMOVED_BY if any(one.get(name) for one in found.values())]
+    if not names:
+        return ""
+    rows: list[list[Cell | str]] = [
+        [label, *(markup.size(one.get(name)) for name in names)] for label, one in found.items()
+    ]
+    heads = ["strategy", *(REMOVED_BY[name] for name in names)]
+    return table("What removed the file from the page cache", heads, rows, key="removed")
 
 
 def overlap(loads: Sequence[Summary]) -> str:

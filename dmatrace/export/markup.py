@@ -6,8 +6,11 @@ import html
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dmatrace.export.plain import plain
+from dmatrace.safe import escaped
 from dmatrace.sizes import format_ns, format_size
+
+_SHORT = 14  # rows of a table that a printed page does not divide
+_LONG = 32  # characters of a cell that may take several lines
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def number(value: float | None, shown: str = "") -> Cell:
 
 def text(value: object) -> str:
     """``value`` as text of a page."""
-    return html.escape(plain(str(value)))
+    return html.escape(escaped(str(value)))
 
 
 def paragraph(value: object, kind: str = "") -> str:
@@ -58,7 +61,8 @@ def table(
         return ""
     marks = [isinstance(cell, Cell) for cell in lines[0]]
     data = f' data-table="{key}"' if key else ""
-    out = [f'<div class="table"><table{data}><caption>{text(caption)}</caption><thead><tr>']
+    kind = _class("table short" if len(lines) <= _SHORT else "table")
+    out = [f"<div{kind}><table{data}><caption><span>{text(caption)}</span></caption><thead><tr>"]
     for head, numeric in zip(heads, marks, strict=True):
         out.append(f"<th{_class('number' if numeric else '')} scope=col>{text(head)}</th>")
     out.append("</tr></thead><tbody>")
@@ -74,7 +78,7 @@ def table(
 
 def _cell(cell: Cell | str) -> str:
     if isinstance(cell, str):
-        return f"<td class=text>{text(cell)}</td>"
+        return f"<td{_class('text long' if len(cell) > _LONG else 'text')}>{text(cell)}</td>"
     kind = _class("number bad" if cell.bad else "number")
     if cell.value is None:
         return f"<td{kind}>{text(cell.shown)}</td>"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from dmatrace.analysis.columns import TABLES, Column
+from dmatrace.analysis.columns import TABLES
+from dmatrace.analysis.recorded_columns import Column
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,9 +5,13 @@
 - each thread: what it did for a load, the calls that were recorded one by one inside, and
   counters of its phases and of its time on a CPU, blocked and runnable, in ns since the
   load began (the last value of a load is the report's);
+- below it ``off CPU``: its waits of 10 us or more, blocked, then runnable;
 - ``block requests``: a slice per request, from the driver to completion.  A flow leads to
   each from its load, for the first FLOWS of a load;
-- ``memory``: the page cache of the file, dma-bufs exported and not released, pinned pages.
+- ``reads at the device``: how many at once, by slices of time;
+- ``memory``: see export/counters.py.
+
+A process that was followed has its load as a slice on a track of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from dmatrace.analysis import time
 from dmatrace.export import Options
+from dmatrace.export import counters as memory
 from dmatrace.export.tracks import Slice, Trace
 from dmatrace.phases import MEANING
 from dmatrace.sizes import short_size
@@ -40,10 +45,26 @@ def write(frames: Frames, out: BinaryIO, _options: Options) -> None:
     moments = [row["start_ns"] for row in rows.values() if row["start_ns"]]
     trace = Trace(out, min(moments, default=0))
     flows = _flows(frames)
-    _loads(trace, frames, rows, flows)
+    processes = _Processes(trace)
+    _loads(trace, frames, rows, flows, processes)
     _requests(trace, frames, flows)
-    _memory(trace, frames, rows)
-    _threads(trace, frames)
+    _depth(trace, frames)
+    memory.write(trace, frames, rows)
+    _threads(trace, frames, processes)
+
+
+class _Processes:
+    """The processes' tracks, each described once."""
+
+    def __init__(self, trace: Trace) -> None:
+        self._trace = trace
+        self._tracks: dict[int, int] = {}
+
+    def track(self, pid: int, name: str) -> int:
+        """The track of process ``pid``; the first name given holds."""
+        if pid not in self._tracks:
+            self._tracks[pid] = self._trace.process(pid, name)
+        return self._tracks[pid]
 
 
 def _rows(frame: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -70,7 +91,11 @@ def _flows(frames: Frames) -> dict[int, range]:
 
 
 def _loads(
-    trace: Trace, frames: Frames, rows: Mapping[int, Mapping[str, Any]], flows: Mapping[int, range]
+    trace: Trace,
+    frames: Frames,
+    rows: Mapping[int, Mapping[str, Any]],
+    flows: Mapping[int, range],
+    processes: _Processes,
 ) -> None:
     clocks = _first_clocks(frames.recording.table("threads"))
     slices = []
@@ -82,6 +107,13 @@ def _loads(
             continue  # it never began
         end = max([row.get("end_ns") or start, *(step.end for step in steps)])
         load_flows = flows.get(load["load_id"], range(0))
+        if load["pid"]:
+            # A process that was followed: several may run at a time.
+            name = f"{load['comm']} {load['pid']}"
+            one = Slice(name, start, end, "load", load, load_flows)
+            process = processes.track(load["pid"], str(load["comm"]))
+            trace.nested(trace.track("observed", process), [one, *steps])
+            continue
         slices.append(Slice(load["strategy"], start, end, "load", load, load_flows))
         slices += steps
     # What does not nest cannot be: loads run one after the other.  Shown all the same.
@@ -134,53 +166,22 @@ def _transfers(requests: pd.DataFrame, flows: Mapping[int, range]) -> Iterator[S
         yield Slice(name, start, end, "request", row, (flow,) if flow else ())
 
 
-def _memory(trace: Trace, frames: Frames, rows: Mapping[int, Mapping[str, Any]]) -> None:
-    parent = trace.track("memory", rank=4)
-    cached = trace.counter("page cache of the file", "bytes", parent, rank=1)
-    points: list[tuple[int, int]] = []
-    for load in frames.document["loads"]:
-        row = rows.get(load["load_id"], {})
-        before = load["memory"]["cachestat_before"].get("cached")
-        if row.get("start_ns") and before is not None:
-            points.append((row["start_ns"], int(before)))
-    ledger = frames["page_cache"]
-    points += zip(ledger["t_ns"].tolist(), ledger["current"].tolist(), strict=True)
-    for at, value in sorted(points):
-        trace.value(cached, at, value)
-    for name, rank in (("added", 2), ("removed", 3)):
-        track = trace.counter(f"page cache {name} by the load", "bytes", parent, rank)
-        for at, value in zip(ledger["t_ns"].tolist(), ledger[name].tolist(), strict=True):
-            trace.value(track, at, value)
-    live = trace.counter("dma-bufs", "bytes", parent, rank=4)
-    for at, value in buffers_live(frames["buffers"]):
-        trace.value(live, at, value)
-    pinned = trace.counter("pinned at most in the load", "bytes", parent, rank=5)
-    for load in frames.document["loads"]:
-        row = rows.get(load["load_id"], {})
-        if row.get("start_ns") and row.get("end_ns"):
-            trace.value(pinned, row["start_ns"], load["memory"]["pinned_peak"])
-            trace.value(pinned, row["end_ns"], 0)
+def _depth(trace: Trace, frames: Frames) -> None:
+    """Requests at the device, by the slices of the report."""
+    depth = frames["depth"]
+    if not len(depth):
+        return
+    track = trace.counter("reads at the device, most at once", "count", rank=4)
+    for _, part in depth.groupby("load_id"):
+        columns = ("start_ns", "interval_ns", "depth_max")
+        rows = list(zip(*(part[name].tolist() for name in columns), strict=True))
+        for start, _, most in rows:
+            trace.value(track, start, most)
+        last, width, _ = rows[-1]
+        trace.value(track, last + width, 0)
 
 
-def buffers_live(buffers: pd.DataFrame) -> Iterator[tuple[int, int]]:
-    """(moment, bytes of dma-bufs exported and not yet released), at each change.
-
-    A release of a buffer whose export was not seen changes nothing.
-    """
-    held: dict[int, int] = {}
-    total = 0
-    ordered = buffers.sort_values("t_ns", kind="stable")
-    names = ("t_ns", "event", "ino", "size")
-    for at, event, ino, size in zip(*(ordered[name].tolist() for name in names), strict=True):
-        if event == "export":
-            total += size - held.get(ino, 0)
-            held[ino] = size
-        else:
-            total -= held.pop(ino, 0)
-        yield at, total
-
-
-def _threads(trace: Trace, frames: Frames) -> None:
+def _threads(trace: Trace, frames: Frames, processes: _Processes) -> None:
     snapshots = frames.recording.table("snapshots")
     spans = [span for span in time.spans(snapshots) if span.first.load_id > 0]
     groups = dict(snapshots.drop_duplicates("tid", keep="last").set_index("tid")["tgid"])
@@ -189,12 +190,9 @@ def _threads(trace: Trace, frames: Frames) -> None:
         names[span.first.tid] = span.comm
     calls = {int(str(tid)): part for tid, part in frames["intervals"].groupby("tid")}
     off = _off_cpu(frames)
-    known: set[int] = set()
     for tid in dict.fromkeys([*names, *calls]):
         tgid = int(groups.get(tid, tid))
-        if tgid not in known:
-            known.add(tgid)
-            trace.process(tgid, names.get(tgid, ""))
+        processes.track(tgid, names.get(tgid, ""))
         track = trace.thread(tgid, tid, names.get(tid, ""))
         mine = [span for span in spans if span.first.tid == tid]
         slices = [_window(span) for span in mine]
@@ -212,12 +210,14 @@ def _by_start(slices: Iterable[Slice]) -> list[Slice]:
 
 
 def _off_cpu(frames: Frames) -> dict[int, list[Slice]]:
-    """{tid: its waits}, of recordings that have them."""
+    """{tid: its waits}: blocked until it is woken, and runnable until it has a CPU."""
     found: dict[int, list[Slice]] = {}
-    if "waits" in frames.names:
-        for row in _rows(frames["waits"]):
-            one = Slice("blocked", row["start_ns"], row["end_ns"], "wait", row)
-            found.setdefault(row["tid"], []).append(one)
+    for row in _rows(frames["waits"]):
+        start, woken, end = row["start_ns"], row["woken_ns"], row["end_ns"]
+        args = {"phase": row["phase"], "load_id": row["load_id"]}
+        for name, since, until in (("blocked", start, woken), ("runnable", woken, end)):
+            if since < until:
+                found.setdefault(row["tid"], []).append(Slice(name, since, until, "wait", args))
     return found
 
 

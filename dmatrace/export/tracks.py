@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO
 
-from dmatrace.export.plain import plain
 from dmatrace.export.wire import Value, packet
+from dmatrace.safe import escaped
 
 _BEGIN, _END, _COUNTER = 1, 2, 4
 _CLOCK_MONOTONIC = 3  # BuiltinClock's
@@ -54,22 +54,22 @@ class Trace:
 
     def process(self, pid: int, name: str) -> int:
         """A process; its track."""
-        found: dict[str, Value] = {"pid": pid, "process_name": plain(name)}
+        found: dict[str, Value] = {"pid": pid, "process_name": escaped(name)}
         return self._describe({"process": found})
 
     def thread(self, pid: int, tid: int, name: str) -> int:
         """A thread of process ``pid``; its track."""
-        found: dict[str, Value] = {"pid": pid, "tid": tid, "thread_name": plain(name)}
+        found: dict[str, Value] = {"pid": pid, "tid": tid, "thread_name": escaped(name)}
         return self._describe({"thread": found})
 
     def track(self, name: str, parent: int = 0, rank: int = 0) -> int:
         """A track for slices that nest, or one that others stand below."""
-        found: dict[str, Value] = {"name": plain(name), "child_ordering": _EXPLICIT}
+        found: dict[str, Value] = {"name": escaped(name), "child_ordering": _EXPLICIT}
         return self._describe(found | {"sibling_order_rank": rank} | _below(parent))
 
     def counter(self, name: str, unit: str, parent: int = 0, rank: int = 0) -> int:
         """A track for values over time; ``unit`` is one of UNITS."""
-        found: dict[str, Value] = {"name": plain(name), "counter": {"unit": UNITS[unit]}}
+        found: dict[str, Value] = {"name": escaped(name), "counter": {"unit": UNITS[unit]}}
         return self._describe(found | {"sibling_order_rank": rank} | _below(parent))
 
     def value(self, track: int, at: int, value: int) -> None:
@@ -114,7 +114,7 @@ class Trace:
         event: dict[str, Value] = {
             "type": _BEGIN,
             "track_uuid": track,
-            "name": plain(each.name),
+            "name": escaped(each.name),
             "categories": each.category,
         }
         notes = [_note(name, value) for name, value in each.args.items() if value is not None]
@@ -160,4 +160,4 @@ def _note(name: str, value: int | float | str | bool | None) -> dict[str, Value]
         return {"name": name, "int_value": value}
     if isinstance(value, float):
         return {"name": name, "double_value": value}
-    return {"name": name, "string_value": plain(str(value))}
+    return {"name": name, "string_value": escaped(str(value))}

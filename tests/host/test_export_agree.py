@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,14 +18,18 @@ from trace_processor import TraceProcessor
 
 import dmatrace
 from dmatrace.analysis.summary import summaries
+from dmatrace.cli import main
 
 SIX = Path(__file__).parents[1] / "data" / "six.dmt"
 KINDS = ("cpu_ns", "blocked_ns", "runnable_ns")
 
 
 def _run(*arguments: str, cwd: Path) -> bytes:
-    argv = [sys.executable, "-m", "dmatrace", *arguments]
-    return subprocess.run(argv, cwd=cwd, stdout=subprocess.PIPE, check=True).stdout
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with contextlib.redirect_stdout(shown), contextlib.chdir(cwd):
+        assert main(list(arguments)) == 0
+    shown.flush()
+    return shown.buffer.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
 @pytest.fixture(scope="module")

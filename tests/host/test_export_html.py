@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import chromium
+import everything
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -179,3 +180,20 @@ def test_a_waterfall_s_pieces_are_joined_only_where_no_gap_is_seen() -> None:
 def test_labels_are_not_html() -> None:
     assert charts.label("<b>x</b>\x1b") == "&lt;b&gt;x&lt;/b&gt;\\x1b"
     assert len(charts.label("a" * 500)) < 60
+
+
+def test_samples_bounds_and_files_are_drawn_and_listed(tmp_path: Path) -> None:
+    page = _page(dmatrace.open(everything.write(tmp_path / "e.dmt")))
+    drawn = _charts(page)
+    for chart in drawn.values():
+        go.Figure(chart)
+    assert {"chart-bounds", "chart-memory", "chart-pressure", "chart-depth"} <= set(drawn)
+    pinned = [t for t in drawn["chart-memory"]["data"] if t["name"] == "pinned"]
+    assert [t["y"] for t in pinned] == [[0.0, 0.5, 1.0, 0.0]]
+    memory = [t for t in drawn["chart-pressure"]["data"] if t["name"] == "memory"]
+    assert memory[0]["y"] == [5.0, 5.0, 5.0, 0.0]
+    bounds = drawn["chart-bounds"]["data"]
+    assert sum(trace["x"][0] for trace in bounds) == pytest.approx(1.0)  # the wall time, ms
+    for said in ("8 KiB by kswapd", "page cache -&gt; user", "drm scanout", everything.OTHER):
+        assert said in page
+    assert f"{everything.COMM} {everything.PID}" in page

@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import everything
 import pytest
 import synthetic
 from hypothesis import HealthCheck, given, settings
@@ -150,3 +151,43 @@ def test_a_request_that_never_ended_is_a_moment(tmp_path: Path) -> None:
     perfetto.write(dmatrace.open(tmp_path / "n.dmt"), out, Options())
     moments = [at for _, _, at, _ in _events(out.getvalue())]
     assert moments == [1_100_000, 1_100_000]
+
+
+def _rich(tmp_path: Path) -> list[Any]:
+    """The packets of a recording with rows in every table."""
+    out = io.BytesIO()
+    perfetto.write(dmatrace.open(everything.write(tmp_path / "e.dmt")), out, Options())
+    trace = official.Trace()
+    trace.ParseFromString(out.getvalue())
+    return list(trace.packet)
+
+
+def test_counters_go_over_time_and_waits_and_processes_have_tracks(tmp_path: Path) -> None:
+    packets = _rich(tmp_path)
+    described = [p.track_descriptor for p in packets if p.HasField("track_descriptor")]
+    tracks = {track.uuid: track for track in described}
+    values: dict[str, list[tuple[int, int]]] = {}
+    slices: dict[str, list[tuple[str, int]]] = {}
+    for p in packets:
+        event = p.track_event
+        name = tracks[event.track_uuid].name if event.track_uuid in tracks else ""
+        if event.type == event.TYPE_COUNTER:
+            values.setdefault(name, []).append((p.timestamp, event.counter_value))
+        elif event.type == event.TYPE_SLICE_BEGIN:
+            slices.setdefault(name, []).append((event.name, p.timestamp))
+    size = synthetic.SIZE
+    assert values["pinned"][-4:] == [
+        (2_000_000, 0), (2_200_000, size // 2), (2_400_000, size), (2_600_000, 0),
+    ]  # fmt: skip
+    cached = values["page cache of all files of the load"][:4]
+    assert [at for at, _ in cached] == [1_000_000, 1_200_000, 1_400_000, 1_600_000]
+    assert [value for _, value in cached][2:] == [size * 2 // 3, size]
+    # The other file's 8 KiB are not the loaded file's.
+    own = dict(values["page cache of the file"])
+    assert (own[1_600_000], own[2_000_000], own[2_600_000]) == (size, 0, 0)
+    assert max(value for _, value in values["reads at the device, most at once"]) == 2
+    assert values["some task stalled for I/O"][:2] == [(1_000_000, 0), (1_200_000, 20_000)]
+    assert slices["off CPU"][:2] == [("blocked", 1_300_000), ("runnable", 1_600_000)]
+    (observed,) = (one for one in tracks.values() if one.name == "observed")
+    assert tracks[observed.parent_uuid].process.pid == everything.PID
+    assert slices["observed"][0][0] == f"{everything.COMM} {everything.PID}"

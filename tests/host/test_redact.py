@@ -31,6 +31,7 @@ def found(tmp_path: Path) -> dict[str, Any]:
     found["loads"][0]["direct"]["why"] = "see /home/secret/x, and /data/my secret model.gguf"
     found["loads"][1]["refused"] = "EFAULT: file:///home/secret/x"
     found["skipped"][0]["do"] = "make -C /home/secret/native; reads/s and 3/4 stay"
+    found["loads"][1]["failed"] = "no route to secret-host"
     found["command"] = "run /secret"
     return found
 
@@ -58,6 +59,8 @@ def test_all_else_stays(tmp_path: Path) -> None:
     clean = redact(found)
     for load in (*found["loads"], *clean["loads"]):
         del load["file"]
+        for file in load["files"]:
+            del file["path"]
     assert {**clean, "redacted": None} == {**found, "redacted": None}
 
 
