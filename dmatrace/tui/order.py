@@ -34,9 +34,8 @@ def _progress(load: Load, _hidden: frozenset[str], width: int) -> Text:
     if load.state in ("running", "done"):
         return draw.gauge(load.progress, width)
     bad = load.state == "exited" and load.note not in ("", "exit code 0")
-    return Text(
-        draw.fit(draw.outcome(load), width), draw.STATE_STYLE["failed" if bad else load.state]
-    )
+    text = draw.fit(draw.outcome(load), width).rstrip()
+    return Text(text, draw.STATE_STYLE["failed" if bad else load.state])
 
 
 def _rate(load: Load, _hidden: frozenset[str], _width: int) -> Text:
