@@ -55,9 +55,17 @@ def reach(k: int, n: int, z: float = Z) -> float:
 
 def tallies(spans: Iterable[Span], samples: pd.DataFrame) -> dict[Span, Tally]:
     """The samples of each span, by its thread and its bounds in time."""
+    columns = (samples[name].tolist() for name in COLUMNS)
+    return tallied(spans, zip(*columns, strict=True))
+
+
+COLUMNS = ("tid", "t_ns", "cell", "phase", "count")
+
+
+def tallied(spans: Iterable[Span], rows: Iterable[tuple[Any, ...]]) -> dict[Span, Tally]:
+    """``tallies`` of rows with the values of COLUMNS."""
     by_tid: dict[int, list[tuple[int, str, str, int]]] = {}
-    columns = ("tid", "t_ns", "cell", "phase", "count")
-    for tid, *rest in zip(*(samples[name].tolist() for name in columns), strict=True):
+    for tid, *rest in rows:
         by_tid.setdefault(tid, []).append((rest[0], rest[1], rest[2], rest[3]))
     times: dict[int, list[int]] = {}
     for tid, taken in by_tid.items():

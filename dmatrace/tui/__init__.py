@@ -9,14 +9,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def run_attached(pid: int, interval: float) -> None:
-    """Record process ``pid`` and show it, refreshed every ``interval`` seconds.
-
-    Raises the recorder's own DmatraceError where it cannot.
-    """
-    run_recorder(["-p", str(pid)], title=f"PID {pid}", interval=interval)
-
-
 def run_recorder(
     arguments: Sequence[str], *, title: str, interval: float, keep: str | None = None
 ) -> None:

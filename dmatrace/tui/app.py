@@ -148,7 +148,11 @@ class Top(App[None]):
         """Keys act on the views only while no other screen covers them."""
         own = {binding.action.partition("(")[0] for binding in KEYS}
         if action in own and len(self.screen_stack) > 1:
-            return action in ("quit", "command_palette", "suspend_process") and action != "quit"
+            return action in ("command_palette", "suspend_process")
+        return self._offers(action)
+
+    def _offers(self, action: str) -> bool:
+        """Whether what is shown has a use for it."""
         if action in _PLAYER:
             return self.snapshot is not None and self.snapshot.transport is not None
         if action == "hidden":
@@ -161,7 +165,7 @@ class Top(App[None]):
             SystemCommand(binding.description.capitalize(), binding.tooltip, _caller(self, binding))
             for binding in KEYS
             if binding.id not in ("palette", "escape", "down", "up")
-            and self.check_action(binding.action.partition("(")[0], ())
+            and self._offers(binding.action.partition("(")[0])
         ]
         return [*found, SystemCommand("Theme", "change the colours", self.action_change_theme)]
 
@@ -206,13 +210,15 @@ class Top(App[None]):
             return
         try:
             if text.endswith("%"):
-                at = int(transport.length * float(text[:-1]) / 100)
+                at = transport.length * float(text[:-1]) / 100
             else:
-                at = int(float(text.removesuffix("s")) * 1e9)
-        except (ValueError, OverflowError):
+                at = float(text.removesuffix("s")) * 1e9
+            # Before the first and behind the last moment is there.
+            found = int(min(max(at, 0.0), float(transport.length)))
+        except ValueError:  # also of nan
             self.notify(f"not a time: {draw.plain(text)}", severity="error", markup=False)
             return
-        self.source.jump(at)
+        self.source.jump(found)
         self.refresh_now()
 
     def action_sort(self) -> None:
@@ -232,7 +238,9 @@ class Top(App[None]):
         self.push_screen(Ask("show loads with these words", self.chosen.pattern), self._filter)
 
     def _filter(self, text: str | None) -> None:
-        self.chosen.pattern = (text or "").strip()
+        if text is None:
+            return  # Esc: as it was
+        self.chosen.pattern = text.strip()
         self._redraw()
 
     def action_view(self, name: str) -> None:
@@ -307,6 +315,8 @@ class Top(App[None]):
 
 def _caller(app: Top, binding: Binding) -> Callable[[], Awaitable[None]]:
     async def call() -> None:
+        while len(app.screen_stack) > 1:  # what the palette was opened over
+            await app.pop_screen()
         await app.run_action(binding.action)
 
     return call

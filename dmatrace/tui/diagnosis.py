@@ -39,6 +39,8 @@ def diagnose(load: Load) -> list[str]:
 def _sentences(load: Load) -> Iterator[str]:
     if load.state in ("failed", "refused", "skipped", "cut off", "waiting") and load.note:
         yield f"{load.state}: {load.note}."
+    if load.state == "exited" and load.note not in ("", "exit code 0"):
+        yield f"The process ended with {load.note}."
     if load.verified is False:
         yield "The buffer's contents DIFFER from the file."
     whole = load.total

@@ -30,6 +30,8 @@ STATE_STYLE = {
     "cut off": "yellow",
     "waiting": "dim",
     "skipped": "dim",
+    "exited": "green",
+    "ran on": "bold cyan",
 }
 VERDICT_STYLE = {"direct": "green", "buffered": "dark_orange", "mixed": "yellow", "none": "dim"}
 
@@ -201,6 +203,8 @@ def summed(phases: Iterable[Times]) -> Times:
 
 def label(load: Load) -> str:
     """What a load is called where there is one line for it."""
+    if load.observed:
+        return f"{load.process} {load.pid}"
     name = load.strategy or load.process or f"load {load.load_id}"
     return f"{name} #{load.round}" if load.round > 1 else name
 
@@ -244,10 +248,19 @@ def race(loads: Sequence[Load], current: str, width: int, height: int) -> Text:
     return Text("\n").join(lines)
 
 
+def outcome(load: Load) -> str:
+    """Its state in a word or two; of a process, how it ended."""
+    if load.state == "exited" and load.note:
+        return load.note.replace("exit code", "exit")
+    return load.state
+
+
 def facts(load: Load) -> str:
     """One line on what was loaded and how it went."""
     parts = [label(load)]
-    if load.bytes:
+    if load.observed:
+        parts.append(f"{format_size(load.done_bytes or 0)} read")
+    elif load.bytes:
         parts.append(format_size(load.bytes))
     if load.cache_before:
         parts.append(load.cache_before)
@@ -255,5 +268,5 @@ def facts(load: Load) -> str:
         parts.append(format_ns(load.elapsed) + (" so far" if load.state == "running" else ""))
     if load.rate:
         parts.append(f"{format_size(load.rate)}/s")
-    parts.append(load.state)
+    parts.append(outcome(load))
     return " · ".join(parts)

@@ -8,11 +8,11 @@ view that runs for days keeps its size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dmatrace.tui.ledger import Ledger
-from dmatrace.tui.load import LoadState
+from dmatrace.tui.load import Known, LoadState
 from dmatrace.tui.model import HIDDEN_BY, Load, Missing, Snapshot, Transport
 
 Row = Mapping[str, Any]
@@ -36,7 +36,7 @@ class Fold:
 
     def feed(self, table: str, rows: Iterable[Row]) -> None:
         """Rows of a table; tables that the view does not draw are passed over."""
-        take = {
+        found: dict[str, Callable[[Row], None]] = {
             "snapshots": self._snapshot,
             "counters": self._counter,
             "loads": self._load,
@@ -45,7 +45,10 @@ class Fold:
             "intervals": lambda row: self._of(row, "intervals"),
             "page_cache": self._page_cache,
             "buffers": self._buffer,
-        }.get(table)
+            "samples": lambda row: self._of(row, "samples"),
+            "file_reads": lambda row: self._of(row, "file_reads"),
+        }
+        take = found.get(table)
         if take is not None:
             for row in rows:
                 take(row)
@@ -84,6 +87,7 @@ class Fold:
             self._seen(row["start_ns"])
             self._seen(row["end_ns"])
             state.row(row)
+            self._ledger.name((row["dev"], row["ino"]), row["file"])
             if state.ended:
                 self._ledger.ended(row["load_id"], row["end_ns"])
 
@@ -149,8 +153,14 @@ class Fold:
         )
         gone = {hook.name for hook in missing}
         hidden = frozenset(what for what, names in HIDDEN_BY.items() if gone.intersection(names))
+        # Hooks that samples stand in for say when, and count nothing.
+        left_out = {hook.get("name") for hook in hooks if hook.get("attached") == "samples"}
+        uncounted = frozenset(
+            what for what, names in HIDDEN_BY.items() if left_out.intersection(names)
+        )
         over = state == "ended"
-        loads = {load_id: each.load(now, hidden, over=over) for load_id, each in self._live.items()}
+        known = Known(hidden, uncounted, self._ledger.paths, meta.get("detail") == "sampled", over)
+        loads = {load_id: each.load(now, known) for load_id, each in self._live.items()}
         loads |= self._done
         drawn = tuple(loads[load_id] for load_id in sorted(loads))
         return Snapshot(
@@ -162,14 +172,17 @@ class Fold:
             now=now,
             start=self.first,
             loads=drawn + _without_load(meta, drawn, over=over),
-            series=self._ledger.series(hidden),
-            files=self._ledger.files({load.load_id: load.file for load in drawn}),
+            series=self._ledger.series(hidden | uncounted),
+            files=self._ledger.files(),
             heaps=self._ledger.heaps(),
             buffers=self._ledger.buffers(),
             pressure=self._ledger.pressure(),
             missing=missing,
             hidden=hidden,
+            uncounted=uncounted,
             lost=int(meta.get("lost_events") or 0),
+            lost_by=tuple((name, int(n)) for name, n in (meta.get("lost") or {}).items() if n),
+            unavailable=tuple(((meta.get("ledger") or {}).get("unavailable") or {}).items()),
             detail=str(meta.get("detail") or ""),
             transport=transport,
         )

@@ -65,7 +65,9 @@ def _second(snapshot: Snapshot, state: State, width: int) -> Text:
         stays = "; its last data stays" if snapshot.state == "ended" else ""
         parts.append((snapshot.note + stays, "bold"))
     if snapshot.lost:
-        parts.append((f"{snapshot.lost} events LOST: figures too low", "bold red"))
+        by = ", ".join(f"{name} {n}" for name, n in snapshot.lost_by)
+        by = f" ({by})" if by else ""
+        parts.append((f"{snapshot.lost} events LOST{by}: figures too low", "bold red"))
     if snapshot.hidden:
         parts.append((f"hidden: {', '.join(sorted(snapshot.hidden))} (h)", "yellow"))
     elif snapshot.missing:

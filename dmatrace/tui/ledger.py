@@ -1,38 +1,49 @@
-"""Memory of everything that is traced, over time: page cache, dma-bufs, shmem."""
+"""Memory of everything that is traced, over time: page cache, dma-bufs, shmem, pinned, pressure."""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dmatrace.tui.model import Buffer, File, Heap, Point, Pressure
+from dmatrace.tui.model import Buffer, File, Heap, Holder, Point, Pressure
 
 Row = Mapping[str, Any]
+Key = tuple[int, int]  # (dev, inode)
+Step = tuple[int, int]  # (ns, the value from then on)
 
-_POINTS = 512  # of the time line; more are thinned to half
+_STEPS = 512  # of a time line; more are thinned to half
 _RELEASED = 500  # buffers that are gone, and still listed
+_WINDOW = 10 * 10**9  # ns, over which pressure is given, as avg10 of /proc/pressure is
 
 
 class Ledger:
     """What is held now, and what was."""
 
     def __init__(self) -> None:
-        self._pages: dict[tuple[int, int], Row] = {}  # (dev, inode): its last row
-        self._load_of: dict[tuple[int, int], int] = {}
+        self.paths: dict[Key, str] = {}
+        self._pages: dict[Key, Row] = {}  # a file's last row
         self._buffers: dict[int, Buffer] = {}  # inode: held
         self._gone: list[Buffer] = []
         self._heaps: dict[str, list[int]] = {}  # exporter: buffers, bytes, peak
-        self._points: list[tuple[int, int, int, int]] = []
+        self._lines: dict[str, list[Step]] = {}
         self._shmem: dict[tuple[int, int], int] = {}  # (load, tid): allocated by it
         self._shmem_base: dict[tuple[int, int], int] = {}
         self._counted: dict[int, int] = {}  # tid: what it has allocated in all
+        self._looked = 0  # when the last inventory was taken
+        self._inventory: dict[int, list[Row]] = {}  # inode: its rows of that one
+        self._psi: dict[str, list[Step]] = {}
+        self._sampled = 0
 
     def page_cache(self, row: Row) -> None:
-        """A file's cumulative row."""
-        key = (row["dev"], row["ino"])
-        self._pages[key] = row
-        self._load_of[key] = row["load_id"]
-        self._point(row["t_ns"])
+        """A file's cumulative row; of a file in memory too, which is no page cache."""
+        self._pages[row["dev"], row["ino"]] = row
+        name = "files in memory" if row.get("kind") == "shmem" else "cached"
+        self._line(name, row["t_ns"], self._held(row.get("kind") or "file"))
+
+    def _held(self, kind: str) -> int:
+        rows = (row for row in self._pages.values() if (row.get("kind") or "file") == kind)
+        return sum(max(0, row["current"]) for row in rows)
 
     def buffer(self, row: Row, comm: str) -> None:
         """An export or a release."""
@@ -54,9 +65,12 @@ class Ledger:
             heap[2] = max(heap[2], heap[1])
         else:
             self._release(row)
-        self._point(row["t_ns"])
+        held = sum(buffer.size for buffer in self._buffers.values())
+        self._line("dmabuf", row["t_ns"], held)
 
     def _release(self, row: Row) -> None:
+        if row["t_ns"] >= self._looked:
+            self._inventory.pop(row["ino"], None)
         held = self._buffers.pop(row["ino"], None)
         if held is None:
             return  # older than the recording
@@ -67,7 +81,36 @@ class Ledger:
         del self._gone[:-_RELEASED]
 
     def other(self, table: str, rows: Iterable[Row]) -> None:
-        """Tables that a newer recorder writes and this view does not draw."""
+        """Samples, paths and inventories; other tables are not drawn."""
+        take = {"ledger": self._sample, "files": self._path, "inventory": self._listed}.get(table)
+        for row in rows if take else ():
+            take(row)  # type: ignore[misc]
+
+    def name(self, key: Key, path: str) -> None:
+        """The path of a file, as its load says it."""
+        if any(key) and path:
+            self.paths[key] = path
+
+    def _path(self, row: Row) -> None:
+        self.paths[row["dev"], row["ino"]] = row["path"]
+
+    def _sample(self, row: Row) -> None:
+        what, name = row["what"], row["name"]
+        self._sampled = max(self._sampled, row["t_ns"])
+        if what == "psi":
+            steps = self._psi.setdefault(name, [])
+            steps.append((row["t_ns"], row["value"]))
+            if len(steps) > _STEPS:
+                del steps[1:-1:2]  # cumulative: the first and the last hold the rest
+        elif (what, name) == ("pinned", "now"):
+            self._line("pinned", row["t_ns"], row["value"])
+
+    def _listed(self, row: Row) -> None:
+        if row["t_ns"] > self._looked:
+            self._looked = row["t_ns"]
+            self._inventory.clear()
+        if row["t_ns"] == self._looked:
+            self._inventory.setdefault(row["ino"], []).append(row)
 
     def shmem(self, row: Row) -> None:
         """A thread's count of allocated shmem; less what it had at the beginning."""
@@ -79,7 +122,7 @@ class Ledger:
             self._shmem_base[key] = before if value >= before else 0
         self._counted[tid] = value
         self._shmem[key] = value - self._shmem_base[key]
-        self._point(row["t_ns"])
+        self._line("shmem", row["t_ns"], sum(self._shmem.values()))
 
     def ended(self, load_id: int, t_ns: int) -> None:
         """A load is over: it has given its shmem back."""
@@ -88,39 +131,53 @@ class Ledger:
             del self._shmem[key]
             self._shmem_base.pop(key, None)
         if mine and t_ns:
-            self._point(t_ns)
+            self._line("shmem", t_ns, sum(self._shmem.values()))
+        files = [key for key, row in self._pages.items() if row.get("kind") == "shmem"]
+        for key in files:
+            del self._pages[key]  # what is still there is in the next sample again
+        if files and t_ns:
+            self._line("files in memory", t_ns, 0)
 
-    def _point(self, t_ns: int) -> None:
-        cached = sum(row["current"] for row in self._pages.values())
-        held = sum(buffer.size for buffer in self._buffers.values())
-        self._points.append((t_ns, cached, held, sum(self._shmem.values())))
-        if len(self._points) > _POINTS:
-            self._points = self._points[::2]
+    def _line(self, name: str, t_ns: int, value: int) -> None:
+        line = self._lines.setdefault(name, [])
+        line.append((t_ns, value))
+        if len(line) > _STEPS:
+            # Of two the larger one, so that no peak is lost; the last one holds on.
+            pairs = zip(line[:-1:2], line[1:-1:2], strict=False)
+            self._lines[name] = [*(max(pair, key=lambda step: step[1]) for pair in pairs), line[-1]]
 
     def series(self, hidden: frozenset[str]) -> tuple[Point, ...]:
         """The time line."""
-        return tuple(
-            Point(
-                t,
-                None if "cached" in hidden else cached,
-                None if "dmabuf" in hidden else held,
-                None if "shmem" in hidden else shmem,
-                None,
-            )
-            for t, cached, held, shmem in sorted(self._points)
-        )
+        # Files in memory are known as they are given back, threads only as they allocate.
+        shmem = "files in memory" if "files in memory" in self._lines else "shmem"
+        lines = {
+            "cached": self._lines.get("cached", []),
+            "dmabuf": self._lines.get("dmabuf", []),
+            "shmem": self._lines.get(shmem, []),
+            "pinned": self._lines.get("pinned", []),
+        }
+        lines = {name: sorted(line, key=lambda step: step[0]) for name, line in lines.items()}
+        found = []
+        for t in sorted({t for line in lines.values() for t, _ in line}):
+            values = {
+                name: None if name in hidden else _at(line, t, None if name == "pinned" else 0)
+                for name, line in lines.items()
+            }
+            found.append(Point(t, **values))
+        return tuple(found)
 
-    def files(self, names: Mapping[int, str]) -> tuple[File, ...]:
-        """The page cache of each file, the largest first; ``names``: of loads."""
+    def files(self) -> tuple[File, ...]:
+        """The page cache of each file, the largest first."""
         found = [
             File(
-                names.get(self._load_of[key]) or f"inode {key[1]}",
-                row["current"],
+                self.paths.get(key) or f"inode {key[1]}",
+                max(0, row["current"]),
                 row["peak"],
                 row["added"],
                 row["removed"],
             )
             for key, row in self._pages.items()
+            if (row.get("kind") or "file") == "file"
         ]
         return tuple(sorted(found, key=lambda file: (-file.cached, file.name)))
 
@@ -132,10 +189,66 @@ class Ledger:
         )
 
     def buffers(self) -> tuple[Buffer, ...]:
-        """Held ones first, the newest first."""
-        held = sorted(self._buffers.values(), key=lambda buffer: -buffer.start)
-        return (*held, *reversed(self._gone))
+        """Held ones first, the newest first; then those that were there before us."""
+        held = [
+            Buffer(**{**buffer.__dict__, "holders": _holders(self._inventory.get(buffer.ino))})
+            for buffer in sorted(self._buffers.values(), key=lambda buffer: -buffer.start)
+        ]
+        gone = {buffer.ino for buffer in self._gone if buffer.end >= self._looked}
+        others = [
+            _older(ino, rows)
+            for ino, rows in self._inventory.items()
+            if ino not in self._buffers and ino not in gone
+        ]
+        return (*held, *others, *reversed(self._gone))
 
     def pressure(self) -> tuple[Pressure, ...]:
-        """Of the last moment, where the recording has it."""
-        return ()
+        """Of the last ten seconds that were sampled, where the recording has it."""
+        found = []
+        for resource in dict.fromkeys(name.partition(".")[0] for name in self._psi):
+            some, full = (self._psi.get(f"{resource}.{kind}", []) for kind in ("some", "full"))
+            first = some[0][0] if some else 0
+            span = min(_WINDOW, self._sampled - first)
+            if span > 0:
+                grown = tuple((t, ns - some[0][1]) for t, ns in some)
+                now, most = self._share(some, span), self._share(full, span)
+                found.append(Pressure(resource, now, most, grown[-1][1], grown))
+        return tuple(found)
+
+    def _share(self, steps: list[Step], span: int) -> float:
+        """Per cent of ``span`` ns until now in which there was pressure."""
+        if not steps:
+            return 0.0
+        before = _at(steps, self._sampled - span, steps[0][1]) or 0
+        return min(100.0, 100 * (steps[-1][1] - before) / span)
+
+
+def _at(steps: list[Step], t: int, before: int | None) -> int | None:
+    """A step function's value."""
+    place = bisect_right(steps, t, key=lambda step: step[0])
+    return steps[place - 1][1] if place else before
+
+
+def _holders(rows: list[Row] | None) -> tuple[Holder, ...] | None:
+    if rows is None:
+        return None
+    return tuple(
+        Holder(row["pid"], row["comm"], row["fds"], row["mapped"]) for row in rows if row["pid"]
+    )
+
+
+def _older(ino: int, rows: list[Row]) -> Buffer:
+    """One whose export was not seen."""
+    row = rows[0]
+    return Buffer(
+        ino=ino,
+        size=max(0, row["size"]),
+        exporter=row["exporter"] or "unknown",
+        tid=0,
+        pid=0,
+        comm="",
+        load="",
+        start=0,
+        end=0,
+        holders=_holders(rows),
+    )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from dmatrace.analysis import overlap, time
+from dmatrace.analysis import overlap, samples, time
 from dmatrace.analysis.copies import copies
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import STEPS
@@ -19,6 +19,16 @@ Row = Mapping[str, Any]
 
 _BLANK: dict[str, Any] = {column.name: column.default for column in TABLES["loads"]}
 _MOST_SPANS = 200  # of one line of the waterfall
+
+
+class Known(NamedTuple):
+    """What a load's figures depend on besides its rows."""
+
+    hidden: frozenset[str]
+    uncounted: frozenset[str]
+    paths: Mapping[tuple[int, int], str]  # of files, by (dev, inode)
+    divided: bool  # by samples
+    over: bool  # nothing more will come
 
 
 class _Mark:
@@ -45,10 +55,13 @@ class LoadState:
         self.clocks: list[Row] = []
         self.requests: list[Row] = []
         self.intervals: list[Row] = []
+        self.samples: list[Row] = []
+        self.file_reads: list[Row] = []
+        self._exited: set[int] = set()  # tids
         self._row: dict[str, Any] = {**_BLANK, "load_id": load_id, "strategy": "unknown"}
         self._marks: dict[int, dict[Key, _Mark]] = {}
         self._polled: dict[int, Key] = {}  # tid: its last poll
-        self._pages: Row | None = None
+        self._pages: dict[tuple[int, int], Row] = {}
         self._dmabuf = 0
 
     @staticmethod
@@ -56,7 +69,8 @@ class LoadState:
         """A strategy without a load."""
         empty = LoadState(0)
         empty._row["strategy"] = strategy
-        return empty._draw(0, frozenset(), state, note)
+        nothing = Known(frozenset(), frozenset(), {}, divided=False, over=False)
+        return empty._draw(0, nothing, state, note)
 
     @property
     def ended(self) -> bool:
@@ -74,15 +88,20 @@ class LoadState:
         mark = self._mark(row)
         mark.tgid, mark.comm, mark.owner = row["tgid"], row["comm"], row["owner"]
         mark.phases[row["phase"]] = tuple(row[name] for name in CELLS)
+        if row["kind"] == "exit":
+            self._exited.add(row["tid"])
+        elif row["kind"] == "fork":
+            self._exited.discard(row["tid"])
 
     def counter(self, row: Row) -> None:
         """A row of the counters table."""
         self._mark(row).counters[row["counter"]] = (row["value"],)
 
     def page_cache(self, row: Row) -> None:
-        """The file's ledger, cumulative."""
-        self._pages = row
-        self.dirty = True
+        """A file's ledger, cumulative."""
+        if (row.get("kind") or "file") == "file":
+            self._pages[row["dev"], row["ino"]] = row
+            self.dirty = True
 
     def buffer(self, row: Row) -> None:
         """A buffer exported or released meanwhile."""
@@ -116,23 +135,36 @@ class LoadState:
         if old is not None and old in marks and old != next(iter(marks)):
             del marks[old]
 
-    def load(self, now: int, hidden: frozenset[str], *, over: bool) -> Load:
-        """Its figures at ``now``; ``over``: nothing more will come."""
+    @property
+    def _observed(self) -> bool:
+        """Whether it is a process that is followed, and no loader of ours."""
+        return bool(self._row["pid"])
+
+    def load(self, now: int, known: Known) -> Load:
+        """Its figures at ``now``."""
         if not self.dirty and self.ended and self.drawn is not None:
             return self.drawn
-        row = self._row
-        if row["failed"]:
-            state, note = "failed", str(row["failed"])
-        elif row["end_ns"]:
-            state, note = ("refused", str(row["refused"])) if row["refused"] else ("done", "")
-        elif over:
-            state, note = "cut off", "the recording ends before it did"
-        else:
-            state, note = "running", ""
-        self.drawn = self._draw(now, hidden, state, note)
+        state, note = self._state(over=known.over)
+        self.drawn = self._draw(now, known, state, note)
         self.dirty = False
         self.quiet = 0
         return self.drawn
+
+    def _state(self, *, over: bool) -> tuple[str, str]:
+        """(state, why)."""
+        row = self._row
+        if row["failed"]:
+            return "failed", str(row["failed"])
+        if self._observed:
+            if row["ended"]:
+                return "exited", str(row["ended"])
+            if row["end_ns"]:
+                return "ran on", "it was still running when the recording ended"
+            if self._marks and self._marks.keys() <= self._exited:
+                return "exited", ""
+        elif row["end_ns"]:
+            return ("refused", str(row["refused"])) if row["refused"] else ("done", "")
+        return ("cut off", "the recording ends before it did") if over else ("running", "")
 
     def _spans(self) -> list[time.Span]:
         found: list[time.Span] = []
@@ -162,8 +194,8 @@ class LoadState:
                 result[name] = change
         return result
 
-    def _draw(self, now: int, hidden: frozenset[str], state: str, note: str) -> Load:
-        row, spans = self._row, self._spans()
+    def _draw(self, now: int, known: Known, state: str, note: str) -> Load:
+        row, spans, hidden = self._row, self._spans(), known.hidden
         phases = {span: self._change(span, "phases") for span in spans}
         counted = {span: self._change(span, "counters") for span in spans}
         counters = {name: values[0] for name, values in time.total(counted.values()).items()}
@@ -173,7 +205,10 @@ class LoadState:
             times = (wall, clock["sched_run_ns"], clock["sched_wait_ns"], clock["mark_ns"])
             own.setdefault(clock["tid"], {})[clock["window"]] = time.OwnClock(*times)
         comms = {clock["tid"]: clock["comm"] for clock in self.clocks}
-        threads = tuple(map(_thread, time.thread_rows(spans, phases, counted, own, comms)))
+        rows = time.thread_rows(spans, phases, counted, own, comms)
+        if known.divided:
+            self._divide(rows, spans)
+        threads = tuple(map(_thread, rows))
         size, bill = int(row["bytes"]), memory(row)
         if not self.ended:
             bill |= self._so_far(counters)
@@ -184,16 +219,17 @@ class LoadState:
         io = queue.io(self.requests) if "requests" not in hidden else None
         bytes_now = self._bytes(state, judged, io)
         first = spans[0] if spans else None
-        known = state not in ("waiting", "skipped")
+        begun = state not in ("waiting", "skipped")
         return Load(
             key=str(self.load_id) if self.load_id else f"{state} {row['strategy']}",
             load_id=self.load_id,
             strategy=str(row["strategy"]),
             round=int(row["round"]),
-            process=next((span.comm for span in spans if span.tgid == span.first.tid), "")
+            process=str(row["comm"])
+            or next((span.comm for span in spans if span.tgid == span.first.tid), "")
             or (first.comm if first else ""),
-            pid=first.tgid if first else 0,
-            file=str(row["file"]),
+            pid=int(row["pid"]) or (first.tgid if first else 0),
+            file=str(row["file"]) or self._file(known.paths),
             bytes=size,
             cache_before=str(row["cache_before"]),
             state=state,
@@ -202,16 +238,16 @@ class LoadState:
             start=start,
             elapsed=elapsed,
             rate=bytes_now * 10**9 // elapsed if bytes_now and elapsed else None,
-            copied=int(copied["cpu_bytes"]) if known and "copies" not in hidden else None,
+            copied=int(copied["cpu_bytes"]) if begun and "copies" not in hidden else None,
             copies_per_byte=_per_byte(copied, bytes_now, size, state)
-            if known and "copies" not in hidden
+            if begun and "copies" not in hidden
             else None,
-            verdict=str(judged["verdict"]) if known else None,
-            why=str(judged["why"]) if known else "",
+            verdict=str(judged["verdict"]) if begun else None,
+            why=str(judged["why"]) if begun else "",
             direct_bytes=int(judged["direct_bytes"]),
             buffered_bytes=int(judged["buffered_bytes"]),
             threads=threads,
-            memory=_memory(bill, hidden, known=known, ended=self.ended),
+            memory=_memory(bill, known, begun=begun, ended=self.ended),
             io=io,
             create=int(row["create_ns"]),
             reading=int(row["io_ns"]),
@@ -219,16 +255,49 @@ class LoadState:
             verified=row["verified"],
             waterfall=tuple(self._waterfall(spans)),
             overlap=self._overlap(),
+            command=str(row["command"]),
         )
 
-    def _so_far(self, counters: Mapping[str, int]) -> dict[str, int]:
+    def _divide(self, rows: list[dict[str, Any]], spans: list[time.Span]) -> None:
+        """The threads' phases in place, by their samples, as the report does it."""
+        values = (tuple(row[name] for name in samples.COLUMNS) for row in self.samples)
+        tallied = samples.tallied(spans, values)
+        for row in rows:
+            mine = [tally for span, tally in tallied.items() if span.first.tid == row["tid"]]
+            row["phases"] = samples.divide(row["phases"], samples.together(mine))
+
+    def _file(self, paths: Mapping[tuple[int, int], str]) -> str:
+        """The file that a followed process read most of, where one is known."""
+        most: dict[str, int] = {}
+        for row in self.file_reads:
+            if row["path"]:
+                read = row["direct"] + row["buffered"] + row["spliced"]
+                most[row["path"]] = most.get(row["path"], 0) + read
+        if not most:
+            for row in queue.reads(self.requests):
+                path = paths.get((row.get("file_dev", 0), row.get("ino", 0)))
+                if path:
+                    most[path] = most.get(path, 0) + row["bytes"]
+        return max(most, key=lambda path: most[path], default="")
+
+    def _so_far(self, counters: Mapping[str, int]) -> dict[str, int | None]:
         """The memory bill of a load that has not ended, from what was seen of it."""
-        pages = self._pages or {"added": 0, "removed": 0, "peak": 0, "current": 0}
+        own = self._pages.get((self._row["dev"], self._row["ino"]))
+        pages = [own] if own else [] if self._row["ino"] else list(self._pages.values())
+        if self._observed:  # the samples go with the first process; its own count is here
+            return {
+                "page_cache_added": counters.get("cache_added_bytes", 0),
+                "page_cache_removed": counters.get("cache_removed_bytes", 0),
+                "page_cache_peak": sum(row["peak"] for row in pages) if pages else None,
+                "page_cache_end": sum(row["current"] for row in pages) if pages else None,
+                "dmabuf": self._dmabuf,
+                "shmem": counters.get("shmem_alloc_bytes", 0),
+            }
         return {
-            "page_cache_added": pages["added"],
-            "page_cache_removed": pages["removed"],
-            "page_cache_peak": pages["peak"],
-            "page_cache_end": pages["current"],
+            "page_cache_added": sum(row["added"] for row in pages),
+            "page_cache_removed": sum(row["removed"] for row in pages),
+            "page_cache_peak": sum(row["peak"] for row in pages),
+            "page_cache_end": sum(row["current"] for row in pages),
             "dmabuf": self._dmabuf,
             "shmem": counters.get("shmem_alloc_bytes", 0),
         }
@@ -236,7 +305,7 @@ class LoadState:
     def _bytes(self, state: str, judged: Mapping[str, Any], io: Io | None) -> int | None:
         """How much of the file is loaded: all of it, or what passed a hooked path or the disk."""
         size = int(self._row["bytes"])
-        if state == "done":
+        if state == "done" or (self._observed and self._row["end_ns"]):
             return size
         if state in ("waiting", "skipped"):
             return None
@@ -311,14 +380,15 @@ def _per_byte(
     copied: Mapping[str, int | float], done: int | None, size: int, state: str
 ) -> float | None:
     """Copies of each byte: of the whole file's, while it runs of those that are loaded."""
-    if state == "done" or not done:
+    if state == "done" or not done:  # of a process that is followed, what it read
         return float(copied["per_byte"]) if size and state == "done" else None
     return round(copied["cpu_bytes"] / done, 6)
 
 
-def _memory(bill: Mapping[str, Any], hidden: frozenset[str], *, known: bool, ended: bool) -> Memory:
+def _memory(bill: Mapping[str, Any], known: Known, *, begun: bool, ended: bool) -> Memory:
     def figure(name: str, by: str) -> int | None:
-        return int(bill[name]) if known and by not in hidden else None
+        unknown = by in known.hidden or (by in known.uncounted and not ended)
+        return int(bill[name]) if begun and not unknown and bill[name] is not None else None
 
     return Memory(
         cached=figure("page_cache_end", "cached"),

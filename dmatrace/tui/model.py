@@ -12,8 +12,11 @@ from typing import NamedTuple
 
 Interval = tuple[int, int]
 
-#: States of a load; "waiting" and "skipped" are strategies without a load.
-STATES = ("running", "done", "failed", "refused", "cut off", "waiting", "skipped")
+#: States of a load; "waiting" and "skipped" are strategies without a load, "exited" and
+#: "ran on" (when the recording ended) processes that are not our loaders.
+STATES = (
+    "running", "done", "failed", "refused", "cut off", "waiting", "skipped", "exited", "ran on",
+)  # fmt: skip
 
 
 class Times(NamedTuple):
@@ -113,6 +116,12 @@ class Load:
     verified: bool | None
     waterfall: tuple[tuple[str, tuple[Interval, ...]], ...]
     overlap: tuple[int, int, int]  # allocating, reading, both at once
+    command: str = ""  # of a process that is not our loader
+
+    @property
+    def observed(self) -> bool:
+        """Whether it is a process that is followed, which loads what it likes."""
+        return self.strategy == "observed"
 
     @property
     def phases(self) -> tuple[Times, ...]:
@@ -126,8 +135,8 @@ class Load:
 
     @property
     def progress(self) -> float | None:
-        """Share of the bytes that are loaded, 0 to 1."""
-        if self.done_bytes is None or self.bytes <= 0:
+        """Share of the bytes that are loaded, 0 to 1; of a followed process nobody knows."""
+        if self.done_bytes is None or self.bytes <= 0 or self.observed:
             return None
         return min(1.0, self.done_bytes / self.bytes)
 
@@ -135,17 +144,30 @@ class Load:
     def residency(self) -> float | None:
         """How many times the loaded bytes are in memory: the buffer, and the page cache's copy.
 
-        A buffer that is the page cache (a mapping of the file) counts once.
+        A buffer that is the page cache (a mapping of the file) counts once.  What a followed
+        process keeps of what it read is not known.
         """
-        if self.memory.cached is None or not self.done_bytes:
+        if self.memory.cached is None or not self.done_bytes or self.observed:
             return None
         copy = max(0, self.memory.cached - self.memory.mapped)
         return 1.0 + copy / self.done_bytes
 
 
+class Holder(NamedTuple):
+    """A process that keeps a dma-buf: so many descriptors, and the bytes it maps."""
+
+    pid: int
+    comm: str
+    fds: int
+    mapped: int
+
+
 @dataclass(frozen=True)
 class Buffer:
-    """A dma-buf: exported at ``start``, released at ``end`` (0: not yet)."""
+    """A dma-buf: exported at ``start`` (0: before we looked), released at ``end`` (0: not yet).
+
+    ``size`` is 0 where it is not known; ``holders`` None where nobody looked.
+    """
 
     ino: int
     size: int
@@ -156,11 +178,12 @@ class Buffer:
     load: str
     start: int
     end: int
+    holders: tuple[Holder, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Point:
-    """Memory at one time, of everything that is traced; None: hidden."""
+    """Memory at one time, of everything that is traced; None: not known."""
 
     t: int
     cached: int | None
@@ -192,11 +215,17 @@ class Heap:
 
 @dataclass(frozen=True)
 class Pressure:
-    """Pressure stall information of one resource at one time: share of time, in percent."""
+    """Pressure stall information of one resource, of the whole machine.
+
+    ``some`` and ``full`` are per cent of the last 10 s in which tasks, or all tasks, waited
+    for it; ``stalled`` is the ns of the first kind since sampling began, ``steps`` how it grew.
+    """
 
     resource: str
     some: float
     full: float
+    stalled: int
+    steps: tuple[Interval, ...]
 
 
 @dataclass(frozen=True)
@@ -236,9 +265,12 @@ class Snapshot:
     pressure: tuple[Pressure, ...]
     missing: tuple[Missing, ...]
     hidden: frozenset[str]  # of HIDDEN_BY
+    uncounted: frozenset[str]  # of HIDDEN_BY: known when a load has ended, not before
     lost: int
     detail: str
     transport: Transport | None = None
+    lost_by: tuple[tuple[str, int], ...] = ()  # what ``lost`` is the sum of
+    unavailable: tuple[tuple[str, str], ...] = ()  # what the kernel does not say, and why
 
     @property
     def elapsed(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rich.text import Text
 
-from dmatrace.sizes import format_ns
+from dmatrace.sizes import format_ns, short_size
 from dmatrace.tui import draw
 from dmatrace.tui.model import Load
 
@@ -29,9 +29,13 @@ def _name(load: Load, _hidden: frozenset[str], width: int) -> Text:
 
 
 def _progress(load: Load, _hidden: frozenset[str], width: int) -> Text:
+    if load.observed and load.state == "running":
+        return Text(f"{short_size(load.done_bytes or 0)} read", draw.STATE_STYLE["running"])
     if load.state in ("running", "done"):
         return draw.gauge(load.progress, width)
-    return Text(load.state, draw.STATE_STYLE[load.state])
+    bad = load.state == "exited" and load.note not in ("", "exit code 0")
+    text = draw.fit(draw.outcome(load), width).rstrip()
+    return Text(text, draw.STATE_STYLE["failed" if bad else load.state])
 
 
 def _rate(load: Load, _hidden: frozenset[str], _width: int) -> Text:
@@ -98,7 +102,7 @@ def matches(load: Load, pattern: str) -> bool:
     """Whether every word of the pattern is in what names the load."""
     text = " ".join(
         (load.strategy, load.process, str(load.pid or ""), load.file, load.state,
-         load.verdict or "")
+         load.verdict or "", load.command)
     ).lower()  # fmt: skip
     return all(word in text for word in pattern.lower().split())
 

@@ -33,9 +33,13 @@ def _memory(snapshot: Snapshot, load: Load | None, width: int) -> Iterator[Text]
     )
     for name, field in (("page cache", "cached"), ("dma-buf", "dmabuf"), ("shmem", "shmem")):
         yield from _chart(snapshot, name, field, (begin, end), room, largest)
+    if any(point.pinned is not None for point in series):
+        yield from _chart(snapshot, "pinned", "pinned", (begin, end), room, largest)
+    else:
+        yield from _pinned(snapshot, load)
+    yield from _pressure(snapshot, (begin, end), room)
     axis = f"0 s{format_ns(end - begin):>{room - 3}}" if snapshot.start else ""
     yield Text(" " * (_LABEL + 2) + axis, "dim")
-    yield from _pinned(snapshot, load)
     yield Text()
     yield Text(
         f"{'file in the page cache':<40}{'held':>9}{'peak':>9}{'added':>9}{'removed':>9}", "bold"
@@ -61,16 +65,21 @@ def _memory(snapshot: Snapshot, load: Load | None, width: int) -> Iterator[Text]
         )
     if snapshot.pressure:
         yield Text()
-        yield Text(f"{'pressure (PSI)':<40}{'some':>9}{'full':>9}", "bold")
+        what = "pressure on the machine (PSI), last 10 s"
+        yield Text(f"{what:<49}{'some':>9}{'full':>9}{'stalled':>9}", "bold")
         for each in snapshot.pressure:
-            yield Text(f"{each.resource:<40}{each.some:>8.1f}%{each.full:>8.1f}%")
+            yield Text(
+                f"{each.resource:<49}{each.some:>8.1f}%{each.full:>8.1f}%{draw.ns(each.stalled):>9}"
+            )
+    for what, why in snapshot.unavailable:
+        yield Text(draw.plain(f"{what} is not known: {why}"), "yellow")
 
 
 def _values(series: Sequence[Point]) -> list[int]:
     return [
         value
         for point in series
-        for value in (point.cached, point.dmabuf, point.shmem)
+        for value in (point.cached, point.dmabuf, point.shmem, point.pinned)
         if value is not None
     ]
 
@@ -81,6 +90,9 @@ def _chart(
     head = f"{name:<{_LABEL}}  "
     if field in snapshot.hidden:
         yield Text(f"{head}hidden: {', '.join(HIDDEN_BY[field])} is not attached", "yellow")
+        return
+    if field in snapshot.uncounted:
+        yield Text(f"{head}not counted with --detail sampled; known at a load's end", "yellow")
         return
     points = [
         (point.t, value)
@@ -93,9 +105,23 @@ def _chart(
     values = draw.over_time(points, *span, room)
     lines = draw.spark(values, largest, room, 2)
     now, peak = points[-1][1], max(value for _, value in points)
-    style = {"cached": "dark_orange", "dmabuf": "cyan", "shmem": "magenta"}[field]
+    style = {"cached": "dark_orange", "dmabuf": "cyan", "shmem": "magenta", "pinned": "green"}[
+        field
+    ]
     yield Text(" " * (_LABEL + 2)).append(lines[0], style).append(f"  peak {short_size(peak):>6}")
     yield Text(head).append(lines[1], style).append(f"  now  {short_size(now):>6}", "bold")
+
+
+def _pressure(snapshot: Snapshot, span: tuple[int, int], room: int) -> Iterator[Text]:
+    """A line per resource: the share of each moment in which tasks waited for it."""
+    for each in snapshot.pressure:
+        begin, end = span
+        grown = draw.over_time(each.steps, begin, end, room)
+        wide = max((end - begin) / room, 1)
+        shares = [min(1.0, (b - a) / wide) for a, b in zip([0.0, *grown], grown, strict=False)]
+        (line,) = draw.spark(shares, 1.0, room, 1)
+        text = Text(f"{'PSI ' + each.resource:<{_LABEL}}  ").append(line, "red")
+        yield text.append(f"  peak {max(shares, default=0.0):>6.0%}")
 
 
 def _pinned(snapshot: Snapshot, load: Load | None) -> Iterator[Text]:
@@ -113,6 +139,8 @@ def _residency(load: Load, hidden: frozenset[str]) -> Text:
     text = Text(f"{draw.label(load)}: ", "bold")
     if "cached" in hidden:
         return text.append("in memory ? times: the page cache is hidden", "yellow")
+    if load.observed:
+        return text.append(f"{format_size(load.done_bytes or 0)} read; what it keeps is below")
     if load.residency is None:
         return text.append("nothing is loaded yet", "dim")
     cached = load.memory.cached or 0
@@ -196,6 +224,7 @@ def _detail(snapshot: Snapshot, load: Load, width: int) -> Iterator[Text]:
     yield Text(draw.facts(load), "bold")
     where = [load.file] if load.file else []
     where += [f"{load.process} (PID {load.pid})"] if load.pid else []
+    where += [load.command] if load.command else []
     if where:
         yield Text(draw.plain(", ".join(where)), "dim")
     yield Text()

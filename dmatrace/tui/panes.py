@@ -9,7 +9,7 @@ from textual.widgets import DataTable, Static
 
 from dmatrace.sizes import format_ns, short_size
 from dmatrace.tui import draw, pages
-from dmatrace.tui.model import Load, Snapshot
+from dmatrace.tui.model import Buffer, Load, Snapshot
 from dmatrace.tui.views import Loads, Table, Time, View, show_empty
 
 
@@ -58,10 +58,13 @@ class Buffers(View):
 
     title = "Buffers"
 
-    _HEADS = (
+    _FIRST = (
         ("ino", "inode", 7, True), ("size", "size", 7, True), ("exporter", " exporter", 16, False),
-        ("process", "made by", 16, False), ("load", "load", 18, False),
+        ("process", "made by", 16, False),
     )  # fmt: skip
+    _LOAD = ("load", "load", 18, False)
+    _HOLDERS = ("holders", "held by", 18, False)
+    _BOTH = 110  # columns of the terminal that have room for both
 
     def compose(self) -> ComposeResult:
         yield Static(classes="empty")
@@ -87,19 +90,27 @@ class Buffers(View):
             title.append("; releases are hidden: what is held may be gone", "yellow")
         self.query_one("#buffers-title", Static).update(title)
         names = {str(load.load_id): draw.label(load) for load in snapshot.loads}
-        room = max(self.app.size.width - 2 - sum(head[2] for head in self._HEADS), 10)
-        heads = (*self._HEADS, ("state", "state", room, False))
+        looked = any(buffer.holders is not None for buffer in found)
+        width = self.app.size.width
+        more = [self._LOAD] if not looked or width >= self._BOTH else []
+        more += [self._HOLDERS] if looked else []
+        room = max(width - 2 - sum(head[2] for head in (*self._FIRST, *more)), 10)
+        if looked and width >= self._BOTH:  # what is left is the holders'
+            more[-1] = ("holders", "held by", room // 2 + 8, False)
+            room -= room // 2 - 10
+        heads = (*self._FIRST, *more, ("state", "state", room, False))
         rows = []
         for buffer in found:
-            lived = (buffer.end or snapshot.now) - buffer.start
-            state = "released" if buffer.end else "held"
-            maker = draw.fit(f"{buffer.pid} {buffer.comm}", 15)
-            cells = (
-                str(buffer.ino), short_size(buffer.size),
-                f" {draw.fit(buffer.exporter, 14)}", maker,
-                draw.fit(names.get(buffer.load, draw.UNKNOWN), 17),
-                draw.fit(f"{state} {format_ns(lived)}", room),
-            )  # fmt: skip
+            cells = [
+                str(buffer.ino),
+                short_size(buffer.size) if buffer.size else "?",
+                f" {draw.fit(buffer.exporter, 14)}",
+                draw.fit(f"{buffer.pid} {buffer.comm}" if buffer.pid else "before us", 15),
+            ]
+            for key, _, wide, _ in more:
+                text = _holders(buffer) if key == "holders" else names.get(buffer.load, "-")
+                cells.append(draw.fit(text, wide - 1))
+            cells.append(draw.fit(_state(buffer, snapshot.now), room))
             style = "dim" if buffer.end else "bold"
             rows.append((f"{buffer.ino} {buffer.start}", tuple(Text(c, style) for c in cells)))
         table = self.query_one(Table)
@@ -109,6 +120,23 @@ class Buffers(View):
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
         event.stop()
+
+
+def _state(buffer: Buffer, now: int) -> str:
+    if not buffer.start:
+        return "held"
+    lived = format_ns((buffer.end or now) - buffer.start)
+    return f"{'released' if buffer.end else 'held'} {lived}"
+
+
+def _holders(buffer: Buffer) -> str:
+    """Who keeps it, when the last load had its buffer full."""
+    if buffer.holders is None:
+        return draw.UNKNOWN
+    return ", ".join(
+        f"{each.pid} {each.comm}" + (" (maps it)" if each.mapped and not each.fds else "")
+        for each in buffer.holders
+    ) or ("no process" if not buffer.end else draw.UNKNOWN)
 
 
 VIEWS: tuple[type[View], ...] = (Loads, Time, Memory, Io, Buffers)

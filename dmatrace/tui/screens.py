@@ -60,7 +60,8 @@ class Ask(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(id="ask") as box:
             box.border_title = self._question
-            yield Input(self._value)
+            # What is there is edited: typing adds to it.
+            yield Input(self._value, select_on_focus=False)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         self.dismiss(event.value)
@@ -89,6 +90,7 @@ def help_text(bindings: Iterable[Binding]) -> Text:
         line = Text(f"{key_name(binding.key):<14}", "bold")
         lines.append(line.append(binding.tooltip or binding.description))
     lines += [
+        Text(f"{'Home, End':<14}", "bold").append("first row, last row"),
         Text(),
         Text("With the mouse: click a head to sort, a row to select it, a tab to go there."),
         Text("cpu: running; blocked: asleep until woken; runnable: waiting for a CPU."),

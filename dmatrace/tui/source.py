@@ -208,11 +208,14 @@ def _dated(events: list[tuple[int, int, str, Row]]) -> list[tuple[int, int, str,
     for t, _, table, row in events:
         if table == "snapshots" and row["load_id"] > 0:
             begun[row["load_id"]] = min(t, begun.get(row["load_id"], t))
+    ends = {row["load_id"]: t for t, _, table, row in events if table == "loads" and t}
     result = []
     for t, order, table, row in events:
         load_id = row.get("load_id", 0)
         if table == "loads" and not t:
             t = begun.get(load_id, 0)
+        if table == "file_reads":
+            t = ends.get(load_id, 0)  # what it says is of the whole load
         if load_id > 0 and t > 0:
             result.append((t, order, table, row))
     result.sort(key=lambda event: event[:2])

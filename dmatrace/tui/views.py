@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.text import Text
 from textual.app import ComposeResult
+from textual.binding import Binding
 from textual.containers import Vertical
 from textual.coordinate import Coordinate
 from textual.message import Message
@@ -42,6 +43,12 @@ class State:
 
 class Table(DataTable[Text]):
     """A table whose rows keep their place, their cursor and their cells from update to update."""
+
+    # The base class means the first and the last column, which a cursor of rows never leaves.
+    BINDINGS: ClassVar = [
+        Binding("home", "scroll_top", "first", show=False),
+        Binding("end", "scroll_bottom", "last", show=False),
+    ]
 
     def __init__(self, **options: Any) -> None:
         super().__init__(

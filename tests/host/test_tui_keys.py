@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import synthetic
+from textual.command import CommandList
 from textual.widgets import ContentSwitcher, DataTable, Input, Static
-from views import END, REAL, many, replay, shown, top, without_hooks
+from views import END, REAL, many, press, replay, settled, shown, top, until, without_hooks
 
 from dmatrace.errors import CannotHere
 from dmatrace.recording import Writer
@@ -51,7 +52,7 @@ async def test_a_number_opens_its_view(key: str, name: str) -> None:
     app = top()
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        await pilot.press("3" if key != "3" else "1", key)
+        await press(pilot, "3" if key != "3" else "1", key)
         assert _current(app) == name
         assert f"[{ {'io': 'I/O'}.get(name, name.capitalize()) }]" in _text(app, "#tabs")
 
@@ -63,10 +64,10 @@ async def test_tab_goes_through_all_views_and_back() -> None:
         seen = []
         for _ in NAMES:
             seen.append(_current(app))
-            await pilot.press("tab")
+            await press(pilot, "tab")
         assert tuple(seen) == NAMES
         assert _current(app) == "loads"
-        await pilot.press("shift+tab")
+        await press(pilot, "shift+tab")
         assert _current(app) == "buffers"
 
 
@@ -75,19 +76,19 @@ async def test_moving_selects_in_every_view() -> None:
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
         keys = _loads(app)
-        await pilot.press("j", "j", "down", "k")
+        await press(pilot, "j", "j", "down", "k")
         assert app.chosen.selected == keys[2]
-        await pilot.press("up")
+        await press(pilot, "up")
         assert app.chosen.selected == keys[1]
-        await pilot.press("2", "n")
+        await press(pilot, "2", "n")
         assert app.chosen.selected == keys[2]
         assert _text(app, "#time-title").startswith("memfd-sendfile-bio")
-        await pilot.press("p", "p")
+        await press(pilot, "p", "p")
         assert app.chosen.selected == keys[0]
-        await pilot.press("p")
+        await press(pilot, "p")
         assert app.chosen.selected == keys[0]
         # The cursor is where the selection is, back in the first view.
-        await pilot.press("n", "n", "n", "1")
+        await press(pilot, "n", "n", "n", "1")
         await shown(pilot)
         assert app.query_one("#loads-table", Table).cursor_row == 3
 
@@ -96,13 +97,13 @@ async def test_pictures_scroll_by_the_same_keys() -> None:
     app = top()
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        await pilot.press("4")
+        await press(pilot, "4")
         scroll = app.query_one("#io VerticalScroll")
-        await pilot.press("j", "j", "j")
-        await pilot.pause()
+        await press(pilot, "j", "j", "j")
+        await settled(pilot)
         assert scroll.scroll_y == 3
-        await pilot.press("k")
-        await pilot.pause()
+        await press(pilot, "k")
+        await settled(pilot)
         assert scroll.scroll_y == 2
 
 
@@ -112,19 +113,19 @@ async def test_sorting() -> None:
         await shown(pilot)
         assert app.snapshot is not None
         recorded = [load.key for load in app.snapshot.loads]
-        await pilot.press("s")
+        await press(pilot, "s")
         assert app.chosen.sort == "load"
         names = _rows(app)
         assert names == sorted(names, key=lambda name: name.split(" #")[0])
-        await pilot.press("r")
+        await press(pilot, "r")
         assert _rows(app) == names[::-1]
-        await pilot.press("greater_than_sign", "greater_than_sign", "r")
+        await press(pilot, "greater_than_sign", "greater_than_sign", "r")
         assert app.chosen.sort == "time"
         times = [load.elapsed for load in app.chosen.loads(app.snapshot)]
         assert times == sorted(times)
-        await pilot.press("less_than_sign")
+        await press(pilot, "less_than_sign")
         assert app.chosen.sort == "progress"
-        await pilot.press("less_than_sign", "less_than_sign")
+        await press(pilot, "less_than_sign", "less_than_sign")
         assert app.chosen.sort == ""
         assert _loads(app) == recorded
 
@@ -150,11 +151,11 @@ async def test_a_click_on_a_row_selects_it_and_on_a_tab_opens_it() -> None:
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
         await pilot.click("#loads-table", offset=(4, 4))
-        await pilot.pause()
+        await settled(pilot)
         assert app.chosen.selected == _loads(app)[3]
-        await pilot.press("escape")
+        await press(pilot, "escape")
         await pilot.click("#tabs", offset=(26, 0))
-        await pilot.pause()
+        await settled(pilot)
         assert _current(app) == "memory"
 
 
@@ -162,9 +163,9 @@ async def test_the_selection_stays_with_its_load_while_rows_move() -> None:
     app = top()
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        await pilot.press("j", "j")
+        await press(pilot, "j", "j")
         chosen = app.chosen.selected
-        await pilot.press("s", "r")
+        await press(pilot, "s", "r")
         await shown(pilot)
         assert app.chosen.selected == chosen
         table = app.query_one("#loads-table", Table)
@@ -175,17 +176,17 @@ async def test_filter() -> None:
     app = top()
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        await pilot.press("slash")
+        await press(pilot, "slash")
         assert isinstance(app.screen, Ask)
-        await pilot.press(*"gather dio", "enter")
-        await pilot.pause()
+        await press(pilot, *"gather dio", "enter")
+        await settled(pilot)
         assert {load.strategy for load in app.chosen.loads(_snapshot(app))} == {"dmabuf-gather-dio"}
         assert 'only "gather dio" (Esc: all)' in _text(app, "#head")
-        await pilot.press("slash", "escape")
-        await pilot.press("slash", *"x", "enter")
-        await pilot.pause()
+        await press(pilot, "slash", "escape")
+        await press(pilot, "slash", *"x", "enter")
+        await settled(pilot)
         assert 'No load matches "gather diox"' in _text(app, "#loads .empty")
-        await pilot.press("escape")
+        await press(pilot, "escape")
         assert len(_rows(app)) == len(_snapshot(app).loads)
 
 
@@ -198,22 +199,22 @@ async def test_threads_open_and_close() -> None:
     app = top()
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        await pilot.press("2")
-        await pilot.pause()
+        await press(pilot, "2")
+        await settled(pilot)
         load = app.chosen.load(_snapshot(app))
         assert load is not None
         rows = _rows(app, "#time-table")
         count = len(rows)
         assert [row.split()[0] for row in rows] == [*(t.phase for t in load.phases), "all", "▸"]
-        await pilot.press("end", "enter")
-        await pilot.pause()
+        await press(pilot, "end", "enter")
+        await settled(pilot)
         assert len(_rows(app, "#time-table")) == count + len(load.threads[0].phases)
-        await pilot.press("enter")
-        await pilot.pause()
+        await press(pilot, "enter")
+        await settled(pilot)
         assert len(_rows(app, "#time-table")) == count
         # On a phase, Enter opens the details.
-        await pilot.press("home", "enter")
-        await pilot.pause()
+        await press(pilot, "home", "enter")
+        await settled(pilot)
         assert isinstance(app.screen, Sheet)
 
 
@@ -221,35 +222,35 @@ async def test_shares_on_screen_add_up_to_100() -> None:
     app = top()
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        await pilot.press("2")
+        await press(pilot, "2")
         for _ in _loads(app):
-            await pilot.pause()
+            await settled(pilot)
             table = app.query_one("#time-table", Table)
             cells = [str(table.get_cell_at((row, 2))) for row in range(table.row_count)]  # type: ignore[arg-type]
             names = _rows(app, "#time-table")
             phases = cells[: names.index("all")]
             assert sum(int(c.strip("%")) for c in phases if not c.startswith("<")) == 100
             assert cells[names.index("all")] == "100%"
-            await pilot.press("n")
+            await press(pilot, "n")
 
 
 async def test_details_follow_the_snapshot_and_close() -> None:
     app = top()
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        await pilot.press("enter")
+        await press(pilot, "enter")
         await shown(pilot)
         text = str(app.screen.query_one("#sheet-text", Static).content)
         assert "diagnosis" in text
         assert "waterfall" in text
         assert "In memory 2.00 times" in text
-        await pilot.press("j")
+        await press(pilot, "j")
         for key in ("escape", "q"):
-            await pilot.press(key)
-            await pilot.pause()
+            await press(pilot, key)
+            await settled(pilot)
             assert not isinstance(app.screen, Sheet)
-            await pilot.press("enter")
-            await pilot.pause()
+            await press(pilot, "enter")
+            await settled(pilot)
         assert app.is_running
 
 
@@ -258,13 +259,13 @@ async def test_help_lists_every_binding() -> None:
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
         for key in ("question_mark", "f1"):
-            await pilot.press(key)
+            await press(pilot, key)
             await shown(pilot)
             text = str(app.screen.query_one("#sheet-text", Static).content)
             for binding in KEYS:
                 assert key_name(binding.key) in text
                 assert binding.tooltip in text
-            await pilot.press("escape")
+            await press(pilot, "escape")
         assert len({binding.id for binding in KEYS}) == len(KEYS)
 
 
@@ -280,18 +281,18 @@ async def test_hidden_hooks(tmp_path: Path) -> None:
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
         assert "hidden: cached, copies" in _text(app, "#head")
-        await pilot.press("h")
+        await press(pilot, "h")
         await shown(pilot)
         text = str(app.screen.query_one("#sheet-text", Static).content)
         assert "what page-cache ledger tells" in text
-        await pilot.press("escape", "5")
-        await pilot.pause()
+        await press(pilot, "escape", "5")
+        await settled(pilot)
         assert "Hidden: dma_buf_export is not attached" in _text(app, "#buffers .empty")
-        await pilot.press("3")
-        await pilot.pause()
+        await press(pilot, "3")
+        await settled(pilot)
         assert "page cache is hidden" in _text(app, "#memory .picture")
-        await pilot.press("4")
-        await pilot.pause()
+        await press(pilot, "4")
+        await settled(pilot)
         assert "hidden: block requests are not attached" in _text(app, "#io .picture")
 
 
@@ -299,7 +300,7 @@ async def test_the_key_of_hidden_hooks_is_dead_where_none_is() -> None:
     app = top()
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        await pilot.press("h")
+        await press(pilot, "h")
         assert not isinstance(app.screen, Sheet)
 
 
@@ -309,11 +310,11 @@ async def test_pause_is_said_and_ends() -> None:
         await shown(pilot)
         assert "PAUSED" in _text(app, "#head")
         assert "Playing stopped: Space goes on" in _text(app, "#head")
-        await pilot.press("space")
+        await press(pilot, "space")
         await shown(pilot)
         assert "REPLAY" in _text(app, "#head")
         assert "stopped" not in _text(app, "#head")
-        await pilot.press("space")
+        await press(pilot, "space")
         await shown(pilot)
         assert _snapshot(app).paused
 
@@ -324,7 +325,7 @@ async def test_the_players_keys() -> None:
         await shown(pilot)
 
         async def at(*keys: str) -> int:
-            await pilot.press(*keys)
+            await press(pilot, *keys)
             await shown(pilot)
             transport = _snapshot(app).transport
             assert transport is not None
@@ -388,14 +389,11 @@ async def test_a_live_view_has_no_player() -> None:
     source = _Fixed(_live())
     app = Top(source, interval=0.05)  # type: ignore[arg-type]
     async with app.run_test(size=NARROW) as pilot:
-        for _ in range(100):
-            await pilot.pause(0.01)
-            if app.snapshot:
-                break
-        await pilot.press("full_stop", "comma", "plus", "minus", "g", "left_square_bracket")
+        await until(lambda: app.snapshot)
+        await press(pilot, "full_stop", "comma", "plus", "minus", "g", "left_square_bracket")
         assert not isinstance(app.screen, Ask)
         assert "LIVE" in _text(app, "#head")
-        await pilot.press("space")
+        await press(pilot, "space")
         assert source.paused == [True]
         active = {binding.key for _, binding, enabled, _ in app.active_bindings.values() if enabled}
         assert "space" in active
@@ -406,11 +404,8 @@ async def test_a_target_that_ended_keeps_its_last_data() -> None:
     snapshot = _live(state="ended", note="the recorder has finished")
     app = Top(_Fixed(snapshot), interval=0.05)  # type: ignore[arg-type]
     async with app.run_test(size=NARROW) as pilot:
-        for _ in range(100):
-            await pilot.pause(0.01)
-            if app.snapshot:
-                break
-        await pilot.pause()
+        await until(lambda: app.snapshot)
+        await settled(pilot)
         head = _text(app, "#head")
         assert "ENDED" in head
         assert "the recorder has finished; its last data stays" in head
@@ -420,22 +415,16 @@ async def test_a_target_that_ended_keeps_its_last_data() -> None:
 async def test_lost_events_are_said() -> None:
     app = Top(_Fixed(_live(lost=12)), interval=0.05)  # type: ignore[arg-type]
     async with app.run_test(size=NARROW) as pilot:
-        for _ in range(100):
-            await pilot.pause(0.01)
-            if app.snapshot:
-                break
-        await pilot.pause()
+        await until(lambda: app.snapshot)
+        await settled(pilot)
         assert "12 events LOST" in _text(app, "#head")
 
 
 async def test_an_error_of_the_source_ends_the_view_with_it() -> None:
     error = CannotHere("tracing needs root", do="run it with sudo")
     app = Top(_Fixed(None, error), interval=0.05)  # type: ignore[arg-type]
-    async with app.run_test(size=NARROW) as pilot:
-        for _ in range(200):
-            await pilot.pause(0.01)
-            if app.error:
-                break
+    async with app.run_test(size=NARROW):
+        await until(lambda: app.error)
     assert app.error is error
 
 
@@ -446,21 +435,21 @@ async def test_empty_states_say_what_to_do(tmp_path: Path) -> None:
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
         for key, name in zip("1234", NAMES, strict=False):
-            await pilot.press(key)
-            await pilot.pause()
+            await press(pilot, key)
+            await settled(pilot)
             assert "This recording has no loads. Press q" in _text(app, f"#{name} .empty")
-        await pilot.press("5")
-        await pilot.pause()
+        await press(pilot, "5")
+        await settled(pilot)
         assert "No dma-buf was exported yet" in _text(app, "#buffers .empty")
-        await pilot.press("1", "enter", "n", "p", "j", "k", "s", "r", "e")
+        await press(pilot, "1", "enter", "n", "p", "j", "k", "s", "r", "e")
 
 
 async def test_export(tmp_path: Path) -> None:
     app = top(export_to=tmp_path)
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        await pilot.press("e", "e")
-        await pilot.pause()
+        await press(pilot, "e", "e")
+        await settled(pilot)
         made = sorted(path.name for path in tmp_path.iterdir())
         assert made == [f"dmatrace-top-{n}.{end}" for n in (1, 2) for end in ("json", "svg")]
         found = json.loads((tmp_path / made[0]).read_text())
@@ -477,8 +466,8 @@ async def test_an_export_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     app = top(export_to=tmp_path / "none")
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        await pilot.press("e")
-        await pilot.pause()
+        await press(pilot, "e")
+        await settled(pilot)
         (notice,) = app._notifications
         assert "cannot write to" in notice.message
 
@@ -488,8 +477,8 @@ async def test_quit(key: str) -> None:
     app = top()
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        await pilot.press(key)
-        await pilot.pause()
+        await press(pilot, key)
+        await settled(pilot)
     assert not app.is_running
     assert app.error is None
 
@@ -498,11 +487,11 @@ async def test_escape_goes_back_step_by_step() -> None:
     app = top()
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
-        await pilot.press("slash", *"dio", "enter", "3")
-        await pilot.press("escape")
+        await press(pilot, "slash", *"dio", "enter", "3")
+        await press(pilot, "escape")
         assert app.chosen.pattern == ""
         assert _current(app) == "memory"
-        await pilot.press("escape")
+        await press(pilot, "escape")
         assert _current(app) == "loads"
         assert app.is_running
 
@@ -513,13 +502,16 @@ async def test_the_palette_has_the_bindings() -> None:
         await shown(pilot)
         titles = {command.title for command in app.get_system_commands(app.screen)}
         assert {"Memory", "Export", "Filter", "Quit", "Go to", "Theme"} <= titles
-        await pilot.press("ctrl+p")
-        await pilot.pause()
+        await press(pilot, "ctrl+p")
+        await settled(pilot)
         assert app.screen.query_one(Input)
-        await pilot.press(*"Buffers")
-        await pilot.pause(0.3)
-        await pilot.press("enter")
-        await pilot.pause(0.2)
+        await press(pilot, *"Buffers")
+        found = app.screen.query_one(CommandList)
+        await until(
+            lambda: found.option_count and "Buffers" in str(found.get_option_at_index(0).prompt)
+        )
+        await press(pilot, "enter")
+        await until(lambda: _current(app) == "buffers")
         assert _current(app) == "buffers"
 
 
@@ -529,11 +521,11 @@ async def test_every_view_at_every_size(size: tuple[int, int]) -> None:
     async with app.run_test(size=size) as pilot:
         await shown(pilot)
         for key in "12345":
-            await pilot.press(key)
+            await press(pilot, key)
             await shown(pilot)
-        await pilot.press("enter")
+        await press(pilot, "enter")
         await shown(pilot)
-        await pilot.press("escape", "1")
+        await press(pilot, "escape", "1")
         await pilot.resize_terminal(80, 24)
         await shown(pilot)
         assert len(app.query_one("#loads-table", Table).ordered_columns) == 7
@@ -555,7 +547,7 @@ async def test_two_hundred_loads(tmp_path: Path) -> None:
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
         assert app.query_one("#loads-table", Table).row_count == 200
-        await pilot.press("end")
+        await press(pilot, "end")
         await shown(pilot)
         assert app.chosen.selected == "200"
         assert "▶ anon" in _text(app, "#race") or "▶ dmabuf-bio" in _text(app, "#race")
@@ -571,7 +563,7 @@ async def test_names_from_outside_cannot_move_the_cursor(tmp_path: Path) -> None
     async with app.run_test(size=WIDE) as pilot:
         await shown(pilot)
         for key in ("1", "2", "3", "4", "5", "enter"):
-            await pilot.press(key)
+            await press(pilot, key)
             await shown(pilot)
             svg = app.export_screenshot()
             assert "\x1b" not in svg

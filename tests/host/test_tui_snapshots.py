@@ -6,6 +6,7 @@ them before committing.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class _Shown:
         self._snapshot = snapshot
 
     def read(self) -> Snapshot:
-        return self._snapshot
+        return dataclasses.replace(self._snapshot)  # a new one, as of every source
 
     def close(self) -> None:
         """Nothing was started."""
@@ -86,21 +87,21 @@ def test_in_the_middle(snap_compare: Any) -> None:
 
 
 def test_live(snap_compare: Any) -> None:
-    assert snap_compare(_live(), terminal_size=NARROW)
+    assert snap_compare(_live(), terminal_size=NARROW, run_before=pressing())
 
 
 def test_live_paused(snap_compare: Any) -> None:
-    assert snap_compare(_live(paused=True), terminal_size=NARROW)
+    assert snap_compare(_live(paused=True), terminal_size=NARROW, run_before=pressing())
 
 
 def test_live_ended(snap_compare: Any) -> None:
     app = _live(state="ended", note="the recorder has finished")
-    assert snap_compare(app, terminal_size=NARROW)
+    assert snap_compare(app, terminal_size=NARROW, run_before=pressing())
 
 
 def test_starting(snap_compare: Any) -> None:
     app = _live(state="starting", note="compiling and attaching the BPF programs", loads=())
-    assert snap_compare(app, terminal_size=NARROW)
+    assert snap_compare(app, terminal_size=NARROW, run_before=pressing())
 
 
 @pytest.mark.parametrize("keys", [(), ("3",), ("4",), ("5",), ("h",)], ids=list("1345h"))

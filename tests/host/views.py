@@ -18,6 +18,7 @@ from dmatrace.tui.source import Replay
 #: Six strategies, three rounds, as the guest recorded them.
 REAL = Path(__file__).parents[1] / "data" / "top.dmt"
 END = 1 << 62  # ns behind every recording
+NARROW, WIDE = (80, 24), (120, 36)
 
 
 class Stopped:
@@ -42,17 +43,40 @@ def top(path: Path = REAL, at: int = END, **options: Any) -> Top:
     return Top(replay(path, at), interval=1000, **options)
 
 
+async def until(holds: Callable[[], object]) -> None:
+    """Wait until something holds, however slow the machine is; then a test may ask for it.
+
+    After a minute it is the test's own assertion that fails.
+    """
+    deadline = time.monotonic() + 60
+    while not holds() and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+
+
+async def settled(pilot: Pilot[Any]) -> None:
+    """Let what was posted arrive, and what that posts: a key goes up the whole tree of widgets."""
+    for _ in range(12):
+        if not pilot.app.is_running:
+            return
+        await pilot.pause(0)
+
+
+async def press(pilot: Pilot[Any], *keys: str) -> None:
+    """Press keys, each when what the one before did is done."""
+    for key in keys:
+        await pilot.press(key)
+        await settled(pilot)
+
+
 async def shown(pilot: Pilot[Any]) -> Top:
     """The app once it has drawn a snapshot that was read after this call."""
     app = pilot.app
     assert isinstance(app, Top)
     before = app.snapshot
     app.refresh_now()
-    deadline = time.monotonic() + 120
-    while app.snapshot is None or app.snapshot is before:
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-    await pilot.pause()
+    await until(lambda: app.snapshot is not None and app.snapshot is not before)
+    assert app.snapshot is not before
+    await settled(pilot)
     return app
 
 
@@ -61,9 +85,7 @@ def pressing(*keys: str) -> Callable[[Pilot[Any]], Awaitable[None]]:
 
     async def run(pilot: Pilot[Any]) -> None:
         await shown(pilot)
-        for key in keys:
-            await pilot.press(key)
-            await pilot.pause()
+        await press(pilot, *keys)
         await shown(pilot)
 
     return run
