@@ -132,11 +132,26 @@ def test_a_missing_device(lab: Lab, device: str, strategy: str, said: tuple[str,
         lab.must(f"mv {device}.away {device}")
 
 
+def _without_headers(command: str) -> str:
+    return f"unshare -m bash -c 'mount -t tmpfs none /lib/modules && {command}'"
+
+
+@pytest.mark.usefixtures("unchanged")
+def test_a_program_that_was_compiled_before_needs_no_headers(lab: Lab) -> None:
+    record = _record("anon-bio", "--size 1M")
+    lab.must(f"{record} && rm -r {OUT}")
+    done = lab.shell(_without_headers(record))
+    assert (done.code, done.out) == (0, f"{OUT}\n"), done.err
+    assert "(compiled before)" in done.err
+    lab.must(f"rm -r {OUT}")
+
+
 @pytest.mark.usefixtures("unchanged")
 def test_missing_kernel_headers(lab: Lab) -> None:
     """Found out only by compiling: what was said and made until then is tidied up too."""
-    script = f"mount -t tmpfs none /lib/modules && exec {_record('anon-bio', '--size 1M')}"
-    done = lab.shell(f"unshare -m bash -c '{script}'")
+    done = lab.shell(
+        _without_headers(f"DMATRACE_CACHE=/tmp/none {_record('anon-bio', '--size 1M')}")
+    )
     assert done.code == 3
     assert "linux-headers" in done.lines[-1]
     assert not [line for line in done.lines if "Traceback" in line]
