@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from dmatrace.analysis.sweep import Intervals, sweep, tally
+
 Interval = tuple[int, int]
 
 ALLOCATING = frozenset({"heap-alloc", "udmabuf", "shmem"})
@@ -38,3 +40,13 @@ def overlap(alloc: Iterable[Interval], io: Iterable[Interval]) -> dict[str, int]
     alloc_ns, io_ns = length(allocating), length(reading)
     either = length(union([*allocating, *reading]))
     return {"alloc_ns": alloc_ns, "io_ns": io_ns, "both_ns": alloc_ns + io_ns - either}
+
+
+def overlapping(alloc: Intervals, io: Intervals) -> dict[str, int]:
+    """The same from columns, for a load of millions of requests."""
+    both = {1: 0, 2: 0, 3: 0}  # allocating, reading, the two at once
+    for lengths, levels in sweep({"alloc": alloc, "io": io}):
+        now = (levels["alloc"] > 0) + 2 * (levels["io"] > 0)
+        for number, ns in tally(now, lengths).items():
+            both[number] = both.get(number, 0) + ns
+    return {"alloc_ns": both[1] + both[3], "io_ns": both[2] + both[3], "both_ns": both[3]}
