@@ -29,6 +29,7 @@ PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
 METADATA = "metadata"
 #: In the order in which they are shown; "" is unknown, of recordings that did not tell.
 KINDS = ("direct", "readahead", "page-cache", METADATA, "swap", "unknown")
+_DELAYS = ("latency_ns", "queue_ns")
 #: What makes a row of requests a completed read, for Recording.part.
 READS = (("op", "==", "read"), ("complete_ns", ">", 0))
 #: The columns of requests that this module needs.
@@ -80,8 +81,14 @@ def columns(done: pd.DataFrame) -> Reads:
     unknown = KINDS.index("unknown")
     known = [KINDS.index(name) if name in KINDS else unknown for name in names]
     kinds = np.array(known, dtype=np.int8)[codes]
-    numbers = ("queue_ns", "issue_ns", "complete_ns", "bytes", "dev")
-    return Reads(*(done[name].to_numpy() for name in numbers), kinds)
+    return Reads(
+        queue=done["queue_ns"].to_numpy(),
+        issue=done["issue_ns"].to_numpy(),
+        complete=done["complete_ns"].to_numpy(),
+        bytes=done["bytes"].to_numpy(),
+        dev=done["dev"].to_numpy(),
+        kind=kinds,
+    )
 
 
 def coded(column: pd.Series[Any]) -> tuple[Column, list[str]]:
@@ -92,16 +99,18 @@ def coded(column: pd.Series[Any]) -> tuple[Column, list[str]]:
 
 def times(done: Reads) -> Times:
     """The intervals of completed reads."""
-    return Times(intervals(done.issue, done.complete), intervals(done.queue, done.issue))
+    reading, queued = intervals(done.issue, done.complete), intervals(done.queue, done.issue)
+    if len(reading.starts) == len(queued.ends) == len(done.issue):
+        queued = queued._replace(ends=reading.starts)  # the same, once
+    return Times(reading, queued)
 
 
 def block(
     done: Reads,
-    times: Times,
     queued_bytes: int = 0,
     devices: Sequence[Mapping[str, Any]] = (),
-) -> dict[str, Any]:
-    """The contract's ``block`` object from one load's completed reads.
+) -> tuple[dict[str, Any], Times]:
+    """The contract's ``block`` object from one load's completed reads, and when they were.
 
     ``requests``, ``read_bytes``, latencies and ``size_hist`` are of everything but
     metadata; ``kinds`` has each kind by itself.  ``latency_ns`` is issue to completion,
@@ -124,20 +133,26 @@ def block(
         for number, kind in enumerate(KINDS)
         if held[number]
     }
-    data = done.kind != KINDS.index(METADATA)
-    whole = depth(times.reading)
-    return {
-        # Of one kind alone, it is that one's.
-        **(dict(next(iter(by_kind.values()))) if len(by_kind) == 1 and METADATA not in by_kind
-           else _figures(done, _only(data))),
+    # Of one kind alone, it is that one's.
+    one = len(by_kind) == 1 and METADATA not in by_kind
+    data = (
+        dict(next(iter(by_kind.values())))
+        if one
+        else _figures(done, _only(done.kind != KINDS.index(METADATA)))
+    )
+    moments = times(done)
+    whole = depth(moments.reading)
+    found = {
+        **data,
         "kinds": by_kind,
         "devices": _devices(done, devices, whole),
         "depth": whole,
-        "waiting": depth(times.queued),
-        "timeline": timeline(times.reading, done.issue, done.complete, done.bytes),
+        "waiting": depth(moments.queued),
+        "timeline": timeline(moments.reading, done.issue, done.complete, done.bytes),
         "queued_bytes": queued_bytes,
         "unseen_bytes": max(0, queued_bytes - int(done.bytes.sum())),
-    }  # fmt: skip
+    }
+    return found, moments
 
 
 def _only(mask: Mask) -> Mask | None:
@@ -182,17 +197,14 @@ def _devices(
     for dev in pd.unique(done.dev).tolist():
         mask = _only(done.dev == dev)
         device = named.get(int(dev), {})
-        latencies, waits = done.latencies(mask), done.waits(mask)
+        of_it = _figures(done, mask)
         found.append(
             {
                 "dev": f"{int(dev) >> 20}:{int(dev) & 0xFFFFF}",
                 "name": str(device.get("name", "")),
                 "disk": str(device.get("disk", "")),
                 "label": str(device.get("label", "")),
-                "requests": len(latencies),
-                "read_bytes": int(done.sizes(mask).sum()),
-                "latency_ns": arrays.percentiles(latencies, PERCENTILES),
-                "queue_ns": arrays.percentiles(waits, PERCENTILES),
+                **{name: of_it[name] for name in ("requests", "read_bytes", *_DELAYS)},
                 "depth": dict(whole)
                 if mask is None
                 else depth(intervals(done.issue[mask], done.complete[mask])),

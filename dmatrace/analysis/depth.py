@@ -115,4 +115,4 @@ def _completed(issue: Column, complete: Column, sizes: Column, edges: Column) ->
         kept = issue[part] < complete[part]
         where = np.searchsorted(edges, complete[part][kept], "right") - 1
         np.add.at(found, np.minimum(where, len(found) - 1), sizes[part][kept])
-    return found.tolist()
+    return [int(size) for size in found]

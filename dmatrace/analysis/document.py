@@ -193,8 +193,7 @@ def _load(
     strategy = str(row["strategy"])
     load_id = int(row["load_id"])
     done = block.columns(_reads(recording, load_id, block.COLUMNS))
-    times = block.times(done)
-    blocks = block.block(done, times, counters.get("bio_read_bytes", 0), devices)
+    blocks, times = block.block(done, counters.get("bio_read_bytes", 0), devices)
     del done  # the largest; a load of ten million requests has to fit
     allocating = intervals[intervals["phase"].isin(overlap.ALLOCATING)]
     return {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import operator
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -120,7 +120,11 @@ class Recording:
             self._large[name] = None if name in self._tables else self._open_large(name)
         large = self._large[name]
         if large is not None:
-            return _pandas(_rows_of(large, name, load_id, wanted, where, categories=categories))
+            parts = _parts_of(large, name, load_id, wanted, where)
+            if categories:
+                return _filled(parts, name, wanted, large.metadata.num_rows)
+            layout = schema.arrow_schema(name).empty_table().select(wanted)
+            return _pandas(_joined([layout, *parts]))
         frame = self.table(name)
         if name not in self._places:
             found: dict[Any, Any] = frame.groupby("load_id").indices
@@ -184,24 +188,20 @@ def _damaged(file: Path, error: Exception) -> DmatraceError:
     return DmatraceError(f"{file} is damaged: {_reason(error)}", do="record again")
 
 
-def _rows_of(
+def _parts_of(
     file: pq.ParquetFile,
     name: str,
     load_id: int,
     columns: Sequence[str],
     where: Sequence[Condition],
-    *,
-    categories: bool,
-) -> pa.Table:
+) -> Iterator[pa.Table]:
     """The rows of one load; row groups whose statistics exclude it are passed over."""
-    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
     needed = list(dict.fromkeys(["load_id", *columns, *(column for column, _, _ in where)]))
     present = [name for name in needed if name in file.schema_arrow.names]
     at = file.schema_arrow.names.index("load_id")
-    parts: list[pa.Table] = []
     try:
         for group in range(file.metadata.num_row_groups):
             stats = file.metadata.row_group(group).column(at).statistics
@@ -215,26 +215,60 @@ def _rows_of(
                 values = table.column(column).to_pandas()
                 mine = mine & _COMPARE[sign](values, value).to_numpy(dtype=bool)
             table = table.select(columns)
-            if not np.all(mine):
-                table = table.filter(pa.array(mine))
-            parts.append(_categories(table) if categories else table)
-        empty = schema.arrow_schema(name).empty_table().select(columns)
-        if categories:
-            empty = _categories(empty)
-        whole = pa.concat_tables([empty, *parts])
-        return whole.unify_dictionaries() if categories else whole
+            yield table if mine.all() else table.filter(pa.array(mine))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DmatraceError(f"a table is damaged: {_reason(error)}", do="record again") from error
 
 
-def _categories(table: pa.Table) -> pa.Table:
-    """``table`` with its strings as an index into those that there are."""
+def _joined(parts: Sequence[pa.Table]) -> pa.Table:
     import pyarrow as pa
 
-    for at, field in enumerate(table.schema):
-        if pa.types.is_string(field.type):
-            table = table.set_column(at, field.name, table.column(at).dictionary_encode())
-    return table
+    return pa.concat_tables(parts)
+
+
+def _filled(
+    parts: Iterable[pa.Table], name: str, columns: Sequence[str], most: int
+) -> pd.DataFrame:
+    """A frame of ``parts``, which have at most so many rows; strings are categories.
+
+    Columns are filled as parts come, so that nothing is held twice; memory that is not
+    written to is none.
+    """
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+    layout = schema.arrow_schema(name)
+    text = {column for column in columns if pa.types.is_string(layout.field(column).type)}
+    filled: dict[str, np.ndarray[Any, Any]] = {
+        column: np.empty(
+            most, np.int32 if column in text else layout.field(column).type.to_pandas_dtype()
+        )
+        for column in columns
+    }
+    known: dict[str, dict[str, int]] = {column: {} for column in text}
+    count = 0
+    for part in parts:
+        until = count + part.num_rows
+        for column, values in filled.items():
+            found = part.column(column).combine_chunks()
+            if column in text:
+                coded = found.dictionary_encode()
+                codes = known[column]
+                numbers = [codes.setdefault(x, len(codes)) for x in coded.dictionary.to_pylist()]
+                values[count:until] = np.array(numbers, dtype=np.int32)[coded.indices.to_numpy()]
+            else:
+                values[count:until] = found.to_numpy()
+        count = until
+    series: dict[str, Any] = {}
+    for column in columns:
+        values = filled.pop(column)[:count]
+        if column in text:
+            names = pd.Index(list(known[column]), dtype=object)
+            series[column] = pd.Categorical.from_codes(values, categories=names)
+        else:
+            series[column] = values
+    return pd.DataFrame(series, copy=False)
 
 
 def _prefix(file: Path, layout: pa.Schema) -> tuple[pa.Table, bool]:
