@@ -49,7 +49,7 @@ class Reads(NamedTuple):
     complete: Column
     bytes: Column
     dev: Column
-    kind: Column  # index into KINDS
+    kind: np.ndarray[Any, np.dtype[np.int8]]  # index into KINDS
 
     def latencies(self, mask: Mask | None) -> Column:
         """Issue to completion."""

@@ -95,7 +95,9 @@ def _distinct(values: Column) -> Column:
     import numpy as np
 
     values.sort()
-    return values[np.append(True, values[1:] != values[:-1])]
+    first: np.ndarray[Any, np.dtype[np.bool_]] = np.append(True, values[1:] != values[:-1])
+    found: Column = values[first]
+    return found
 
 
 def distance(low: Any, high: Any) -> Lengths:
