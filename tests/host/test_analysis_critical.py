@@ -29,6 +29,7 @@ def _ticks(spans: Any) -> set[int]:
 
 
 @given(_SPANS)
+@settings(deadline=None)
 def test_depth_is_what_counting_says(spans: list[tuple[int, int]]) -> None:
     held = Counter(t for start, end in spans for t in range(start, end))
     found = depth(of(spans))
@@ -43,6 +44,7 @@ def test_depth_is_what_counting_says(spans: list[tuple[int, int]]) -> None:
 
 
 @given(st.lists(st.tuples(_SPAN, st.integers(1, 1 << 30)), max_size=6), st.integers(1, 30))
+@settings(deadline=None)
 def test_a_time_line_adds_up(requests: list[Any], interval: int) -> None:
     rows = [(start, end, size) for (start, end), size in requests]
     columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T

@@ -57,6 +57,7 @@ def test_overlap_is_the_plain_one(alloc: Any, io: Any, size: int) -> None:
 
 
 @given(st.lists(st.integers(0, (1 << 64) - 1), max_size=9), _BLOCKS)
+@settings(deadline=None)
 def test_a_total_is_exact(values: list[int], size: int) -> None:
     _blocks(size)
     assert sweep.total(np.array(values, dtype=np.uint64)) == sum(values)
