@@ -8,7 +8,7 @@ within this run; a machine with two processors or more, and nothing else to do,
 is wanted.
 
     make bench-fleet
-    .venv/bin/python benchmarks/fleet.py --from a.dmt --from b.dmt --count 10000
+    .venv/bin/python benchmarks/fleet.py --from a.dmt --from b.dmt --count 10000 --loads 2
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ def main() -> int:
     )
     parser.add_argument("--count", type=int, default=10_000, metavar="N", help="default: 10000")
     parser.add_argument("--from", dest="sources", action="append", default=[], metavar="OUT")
+    parser.add_argument(
+        "--loads", type=int, default=0, metavar="N", help="of each source (default: all of them)"
+    )
     parser.add_argument("--dir", default="/var/tmp", help="where they are made (default: /var/tmp)")
     parser.add_argument("--only", choices=("here", "dask"), help="leave the other out")
     args = parser.parse_args()
@@ -53,9 +56,9 @@ def main() -> int:
 def _run(args: argparse.Namespace, place: Path) -> int:
     sources = [Path(name) for name in args.sources] or [synthetic.write(place / "a.dmt")]
     began = time.monotonic()
-    fleet = fleet_data.make(sources, place / "in", args.count)
-    print(f"{args.count} recordings of {len(sources)} made in {time.monotonic() - began:.0f} s;"
-          f" {os.cpu_count()} CPUs")  # fmt: skip
+    fleet = fleet_data.make(sources, place / "in", args.count, loads=args.loads)
+    print(f"{args.count} recordings of at most {fleet.loads} loads, from {len(sources)}, made in"
+          f" {time.monotonic() - began:.0f} s; {os.cpu_count()} CPUs")  # fmt: skip
     paths = engine.find([str(place / "in")])
     runs: dict[str, Callable[[], dict[str, Any]]] = {
         "here": lambda: engine.local(paths),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""100,000 damaged recordings and hostile documents, to every reader of recordings.
+"""100,000 damaged recordings and hostile documents, to every reader, report and export.
 
 A case is wrong if anything but an error of one line comes out, or a terminal
 would obey what is shown; it is named by its number and can be run alone

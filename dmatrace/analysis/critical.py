@@ -26,12 +26,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis.block import reads
+from dmatrace.analysis import sweep
 from dmatrace.analysis.overlap import ALLOCATING, Interval, both, length, union
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from dmatrace.analysis.block import Times
     from dmatrace.analysis.time import Span
 
 PARTS = ("alloc_io", "alloc", "cpu_io", "cpu", "io", "queue", "runnable", "wait")
@@ -50,15 +51,15 @@ class Wait:
 class Load:
     """The intervals of one load, ns of CLOCK_MONOTONIC.
 
-    ``threads`` and ``waits`` and ``allocations`` are by tid; ``requests`` are
-    (queued, issued, completed).
+    ``threads`` and ``waits`` and ``allocations`` are by tid; ``requests`` are when reads
+    were on the device, and when queued.
     """
 
     windows: Sequence[Interval]
     threads: Mapping[int, Sequence[Interval]]
     waits: Mapping[int, Sequence[Wait]]
     allocations: Mapping[int, Sequence[Interval]]
-    requests: Sequence[tuple[int, int, int]]
+    requests: Times
 
 
 def critical(load: Load, off_cpu_ns: int) -> dict[str, object] | None:
@@ -84,12 +85,16 @@ def critical(load: Load, off_cpu_ns: int) -> dict[str, object] | None:
         "runnable": [
             (wait.woken, wait.end) for waits in load.waits.values() for wait in waits
         ],
-        "io": [(issued, done) for _, issued, done in load.requests],
-        "queue": [(queued, issued) for queued, issued, _ in load.requests],
     }  # fmt: skip
-    clipped = {name: both(union(spans), windows) for name, spans in sources.items()}
-    parts = _attribute(windows, clipped)
-    busy = length(clipped["running"])
+    parts = _attribute(
+        {
+            "window": sweep.of(windows),
+            **{name: sweep.of(spans) for name, spans in sources.items()},
+            "io": load.requests.reading,
+            "queue": load.requests.queued,
+        }
+    )
+    busy = length(both(union(sources["running"]), windows))
     worked = sum(length(both(spans, windows)) for spans in running.values())
     return {
         **{f"{name}_ns": parts[name] for name in PARTS},
@@ -104,9 +109,10 @@ def of_load(
     threads: Iterable[Mapping[str, Any]],
     spans: Sequence[Span],
     tables: Mapping[str, pd.DataFrame],
+    requests: Times,
     clocks: Mapping[int, Sequence[Interval]],
 ) -> dict[str, object] | None:
-    """``critical`` from a load's thread rows, its spans and its parts of the tables.
+    """``critical`` from a load's thread rows, its spans, its parts of the tables and its reads.
 
     ``clocks``: {tid: its windows by the loader's clock}; where the main thread has none
     (a traced process) the windows are its spans.
@@ -120,7 +126,6 @@ def of_load(
         lives.setdefault(span.first.tid, []).append((span.first.t_ns, span.last.t_ns))
     intervals, waits = tables["intervals"], tables["waits"]
     allocating = intervals[intervals["phase"].isin(ALLOCATING)]
-    done = reads(tables["requests"])
     off_cpu = sum(
         phase["blocked_ns"] + phase["runnable_ns"]
         for thread in threads
@@ -134,11 +139,7 @@ def of_load(
             for tid, rows in _by_tid(waits, "start_ns", "woken_ns", "end_ns").items()
         },
         _by_tid(allocating, "start_ns", "end_ns"),
-        [
-            row
-            for rows in _by_tid(done, "queue_ns", "issue_ns", "complete_ns").values()
-            for row in rows
-        ],
+        requests,
     )  # fmt: skip
     return critical(load, off_cpu)
 
@@ -151,33 +152,28 @@ def _by_tid(frame: pd.DataFrame, *columns: str) -> dict[int, list[Any]]:
     return found
 
 
-def _attribute(
-    windows: Sequence[Interval], clipped: Mapping[str, Sequence[Interval]]
-) -> dict[str, int]:
-    """ns of each part: every piece between two cuts to the first that is true."""
-    cuts: dict[int, list[tuple[str, int]]] = {}
-    for name, spans in [("window", windows), *clipped.items()]:
-        for start, end in spans:
-            cuts.setdefault(start, []).append((name, 1))
-            cuts.setdefault(end, []).append((name, -1))
-    now = dict.fromkeys(["window", *clipped], 0)
+def _attribute(sources: Mapping[str, sweep.Intervals]) -> dict[str, int]:
+    """ns of each part, inside the windows: every stretch to the first that is true."""
+    import numpy as np
+
     parts = dict.fromkeys(PARTS, 0)
-    before = 0
-    for at in sorted(cuts):
-        if now["window"]:
-            parts[_part(now)] += at - before
-        for name, change in cuts[at]:
-            now[name] += change
-        before = at
+    for lengths, levels in sweep.sweep(sources):
+        now = {name: level > 0 for name, level in levels.items()}
+        true = {
+            "alloc_io": now["alloc"] & now["io"],
+            "alloc": now["alloc"],
+            "cpu_io": now["running"] & now["io"],
+            "cpu": now["running"],
+            "io": now["io"],
+            "queue": now["queue"],
+            "runnable": now["runnable"],
+            "wait": np.ones(len(lengths), dtype=bool),
+        }
+        which = np.argmax(np.stack([true[name] for name in PARTS]), axis=0)
+        inside = now["window"]
+        for number, ns in sweep.tally(which[inside], lengths[inside]).items():
+            parts[PARTS[number]] += ns
     return parts
-
-
-def _part(now: Mapping[str, int]) -> str:
-    if now["alloc"]:
-        return "alloc_io" if now["io"] else "alloc"
-    if now["running"]:
-        return "cpu_io" if now["io"] else "cpu"
-    return next((name for name in ("io", "queue", "runnable") if now[name]), "wait")
 
 
 def _running(load: Load, tid: int) -> list[Interval]:

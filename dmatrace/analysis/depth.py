@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis.overlap import Interval
+from dmatrace.analysis.sweep import BLOCK, Intervals, distance, sweep, tally, total
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from dmatrace.analysis.arrays import Column
 
 SLICES = 60  # of a time line that is given no interval, at most
 _STEPS = (1, 2, 5)
 
 
-def steps(intervals: Iterable[Interval]) -> Iterator[tuple[int, int, int]]:
-    """(start, end, how many) stretches of constant depth, ascending, from first start to last end.
-
-    Depth 0 between requests is among them; a request that ends as another starts
-    does not count twice.
-    """
-    changes: dict[int, int] = {}
-    for start, end in intervals:
-        if start < end:
-            changes[start] = changes.get(start, 0) + 1
-            changes[end] = changes.get(end, 0) - 1
-    depth = 0
-    before: int | None = None
-    for at in sorted(changes):
-        if before is not None:
-            yield before, at, depth
-        depth += changes[at]
-        before = at
-
-
-def depth(intervals: Iterable[Interval]) -> dict[str, Any]:
+def depth(requests: Intervals) -> dict[str, Any]:
     """Mean and most at once, and ns at each depth; over the time from first start to last end.
 
-    ``mean`` counts the time with nothing under way, ``busy_ns`` leaves it out.
+    ``mean`` counts the time with nothing under way, ``busy_ns`` leaves it out; a request that
+    ends as another starts does not count twice.
     """
     held: dict[int, int] = {}
-    for start, end, number in steps(intervals):
-        held[number] = held.get(number, 0) + end - start
+    for lengths, levels in sweep({"": requests}):
+        for number, ns in tally(levels[""], lengths).items():
+            held[number] = held.get(number, 0) + ns
     span = sum(held.values())
     return {
         "mean": round(sum(n * ns for n, ns in held.items()) / span, 3) if span else 0.0,
@@ -61,36 +47,72 @@ def slice_ns(span: int, slices: int = SLICES) -> int:
         unit *= 10
 
 
-def timeline(requests: Sequence[tuple[int, int, int]], interval_ns: int = 0) -> dict[str, Any]:
-    """Depth and bytes over time, of (issue, complete, bytes) requests.
+def timeline(
+    requests: Intervals, issue: Column, complete: Column, sizes: Column, interval_ns: int = 0
+) -> dict[str, Any]:
+    """Depth and bytes over time, of requests: their intervals, and each one's times and bytes.
 
     Slices of ``interval_ns`` (0: so that there are about SLICES) from the first issue on;
     ``depth_mean`` weighs by time, ``read_bytes`` counts a request where it completed.
     """
-    intervals = [(issue, complete) for issue, complete, _ in requests if issue < complete]
-    if not intervals:
+    import numpy as np
+
+    if not requests:
         return {
             "start_ns": 0, "interval_ns": 0, "depth_mean": [], "depth_max": [], "read_bytes": [],
         }  # fmt: skip
-    start = min(issue for issue, _ in intervals)
-    end = max(complete for _, complete in intervals)
+    start, end = int(requests.starts[0]), int(requests.ends[-1])
     width = interval_ns or slice_ns(end - start)
     count = -(-(end - start) // width)
-    area, most, done = [0] * count, [0] * count, [0] * count
-    for low, high, number in steps(intervals):
-        for index in range((low - start) // width, -(-(high - start) // width)):
-            left, right = start + index * width, start + (index + 1) * width
-            area[index] += number * (min(high, right) - max(low, left))
-            most[index] = max(most[index], number)
-    for issue, complete, size in requests:
-        if issue < complete:
-            done[min((complete - start) // width, count - 1)] += size
     # The last slice ends where the last request does.
-    lengths = [min(width, end - start - index * width) for index in range(count)]
+    edges = np.array([*(start + n * width for n in range(count)), end], dtype=np.int64)
+    begun = np.searchsorted(requests.starts, edges).tolist()
+    ended = np.searchsorted(requests.ends, edges).tolist()
+    mean, most = [], []
+    for n in range(count):
+        left, right = int(edges[n]), int(edges[n + 1])
+        starts = requests.starts[begun[n] : begun[n + 1]]
+        ends = requests.ends[ended[n] : ended[n + 1]]
+        area = (
+            (begun[n] - ended[n]) * (right - left)
+            + total(distance(starts, right))
+            - total(distance(ends, right))
+        )
+        mean.append(round(area / (right - left), 3))
+        most.append(_most(requests, left, begun[n], begun[n + 1]))
     return {
         "start_ns": start,
         "interval_ns": width,
-        "depth_mean": [round(a / ns, 3) for a, ns in zip(area, lengths, strict=True)],
+        "depth_mean": mean,
         "depth_max": most,
-        "read_bytes": done,
+        "read_bytes": _completed(issue, complete, sizes, edges),
     }
+
+
+def _most(requests: Intervals, left: int, first: int, last: int) -> int:
+    """The greatest depth from ``left`` on; starts ``first`` to ``last`` are in the slice."""
+    import numpy as np
+
+    # It can only grow where one starts.
+    found = int(
+        np.searchsorted(requests.starts, left, "right")
+        - np.searchsorted(requests.ends, left, "right")
+    )
+    for at in range(first, last, BLOCK):
+        part = requests.starts[at : min(at + BLOCK, last)]
+        begun = np.arange(at + 1, at + 1 + len(part))
+        found = max(found, int((begun - np.searchsorted(requests.ends, part, "right")).max()))
+    return found
+
+
+def _completed(issue: Column, complete: Column, sizes: Column, edges: Column) -> list[int]:
+    """Bytes per slice, of the requests that took any time."""
+    import numpy as np
+
+    found: np.ndarray[Any, np.dtype[np.int64]] = np.zeros(len(edges) - 1, dtype=np.int64)
+    for at in range(0, len(issue), BLOCK):
+        part = slice(at, at + BLOCK)
+        kept = issue[part] < complete[part]
+        where = np.searchsorted(edges, complete[part][kept], "right") - 1
+        np.add.at(found, np.minimum(where, len(found) - 1), sizes[part][kept])
+    return [int(size) for size in found]

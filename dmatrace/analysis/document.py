@@ -21,17 +21,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dmatrace.analysis import (
-    arrays,
     block,
     critical,
     delays,
+    files,
     inventory,
     overlap,
     samples,
+    sweep,
     time,
 )
 from dmatrace.analysis.copies import copies
-from dmatrace.analysis.files import files
 from dmatrace.analysis.ledger import Tables, ledger, per_process
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
@@ -76,7 +76,7 @@ def document(recording: Recording) -> dict[str, Any]:
 
 
 # Tables that every load has its part of.
-_PER_LOAD = ("requests", "intervals", "waits", "file_reads")
+_PER_LOAD = ("intervals", "waits", "file_reads")
 #: Tables of the memory ledger that have a load_id.
 _SAMPLED = ("page_cache", "ledger", "runs", "buffers")
 _HOOK = {"name": "", "phase": "", "attached": None, "hides": None}
@@ -104,7 +104,7 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     counted = time.cells(found, recording.table("counters"), "counter", ("value",))
     clocks = time.own_clocks(recording.table("threads"))
     comms = _comms(recording.table("threads"))
-    for name in (*_PER_LOAD, *_SAMPLED, "samples"):
+    for name in ("requests", *_PER_LOAD, *_SAMPLED, "samples"):
         recording.part(name, 0)  # torn or damaged is to be said, whether or not there are loads
     dmabufs = inventory.by_load(recording.table("inventory"))
     windows = time.own_windows(recording.table("threads"))
@@ -150,6 +150,7 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
             _divide(threads, samples.tallies(mine, stacks))
         result.append(
             _load(
+                recording,
                 rows[load_id],
                 bill,
                 threads,
@@ -175,6 +176,7 @@ def _divide(threads: list[dict[str, Any]], tallied: Mapping[time.Span, samples.T
 
 
 def _load(
+    recording: Recording,
     row: Mapping[str, Any],
     bill: dict[str, Any],
     threads: list[dict[str, object]],
@@ -187,12 +189,15 @@ def _load(
     partial: bool,
     held: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    requests, intervals = tables["requests"], tables["intervals"]
+    intervals = tables["intervals"]
     strategy = str(row["strategy"])
-    done = block.reads(requests)
+    load_id = int(row["load_id"])
+    done = block.columns(_reads(recording, load_id, block.COLUMNS))
+    blocks, times = block.block(done, counters.get("bio_read_bytes", 0), devices)
+    del done  # the largest; a load of ten million requests has to fit
     allocating = intervals[intervals["phase"].isin(overlap.ALLOCATING)]
     return {
-        "load_id": int(row["load_id"]),
+        "load_id": load_id,
         "strategy": strategy,
         "round": int(row["round"]),
         "file": str(row["file"]),
@@ -207,14 +212,14 @@ def _load(
         "threads": threads,
         "memory": bill,
         "copies": copies(counters, int(row["bytes"])),
-        "block": block.block(requests, counters.get("bio_read_bytes", 0), devices),
+        "block": blocks,
         "direct": direct(counters, strategy, str(row["refused"]), bill, int(row["bytes"])),
-        "overlap": overlap.overlap(
-            zip(allocating["start_ns"].tolist(), allocating["end_ns"].tolist(), strict=True),
-            arrays.union(done["issue_ns"].to_numpy(), done["complete_ns"].to_numpy()),
+        "overlap": overlap.overlapping(
+            sweep.intervals(allocating["start_ns"].to_numpy(), allocating["end_ns"].to_numpy()),
+            times.reading,
         ),
-        "critical": critical.of_load(threads, spans, tables, windows),
-        "files": files(tables["file_reads"], requests, row),
+        "critical": critical.of_load(threads, spans, tables, times, windows),
+        "files": files.files(tables["file_reads"], _reads(recording, load_id, files.COLUMNS), row),
         "steps": steps(
             zip(
                 *(intervals[name].tolist() for name in ("hook", "start_ns", "end_ns")),
@@ -225,6 +230,10 @@ def _load(
         "inventory": held,
         "stack": {name: counters.get(name, 0) for name in ("lost_exits", "overflows")},
     }
+
+
+def _reads(recording: Recording, load_id: int, columns: Sequence[str]) -> pd.DataFrame:
+    return recording.part("requests", load_id, columns, where=block.READS, categories=True)
 
 
 def _module(text: str) -> dict[str, int] | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis.block import reads
+from dmatrace.analysis.block import coded
 from dmatrace.analysis.verdicts import MINOR
 from dmatrace.sizes import format_size
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 File = tuple[int, int]
+#: The columns of requests that this module needs.
+COLUMNS = ("file_dev", "ino", "kind", "bytes")
+_AT_ONCE = 1 << 20  # rows
 _COUNTS = (
     "direct", "direct_calls", "einval", "efault", "errors", "buffered", "fallback", "spliced",
     "offsets", "memory", "align_memory", "align_offset",
@@ -32,8 +35,8 @@ def files(
 ) -> list[dict[str, Any]]:
     """One load's files: the loaded one first, then by bytes.
 
-    ``read`` and ``requests`` are its rows of those tables, ``load`` its own row, which
-    says how much of its file was mapped.
+    ``read`` are its rows of file_reads and ``requests`` its completed reads (COLUMNS),
+    ``load`` its own row, which says how much of its file was mapped.
     """
     own = (int(load["dev"]), int(load["ino"]))
     disk = _disk(requests)
@@ -69,15 +72,18 @@ def files(
     return [row for _, row in ranked]
 
 
-def _disk(requests: pd.DataFrame) -> dict[File, dict[str, int]]:
+def _disk(done: pd.DataFrame) -> dict[File, dict[str, int]]:
     """{file: {kind: bytes}} of the requests that say whose they are."""
     found: dict[File, dict[str, int]] = {}
-    done = reads(requests)
-    columns = (done[name].tolist() for name in ("file_dev", "ino", "kind", "bytes"))
-    for dev, ino, kind, size in zip(*columns, strict=True):
-        if dev:
+    codes, names = coded(done["kind"])
+    for start in range(0, len(done), _AT_ONCE):
+        part = done.iloc[start : start + _AT_ONCE].assign(kind=codes[start : start + _AT_ONCE])
+        part = part[part["file_dev"] != 0]
+        # Unsorted: files and kinds stay in the order of their first request.
+        sums = part.groupby(["file_dev", "ino", "kind"], sort=False)["bytes"].sum()
+        for (dev, ino, kind), size in zip(sums.index.tolist(), sums.tolist(), strict=True):
             kinds = found.setdefault((int(dev), int(ino)), {})
-            kinds[kind] = kinds.get(kind, 0) + size
+            kinds[names[kind]] = kinds.get(names[kind], 0) + size
     return found
 
 

@@ -45,6 +45,9 @@ _TWICE = {"memory.pinned.peak", "memory.pinned.byte_seconds"}
 Rows = Iterable[Mapping[str, Any]]
 
 
+_INT64 = (-(1 << 63), (1 << 63) - 1)
+
+
 class Frames:
     """The tables of one recording, each made when it is first asked for.
 
@@ -265,6 +268,10 @@ def _dtype(values: list[Any], number: bool) -> str:
     nulls = any(value is None for value in values)
     if kinds == {bool}:
         return "boolean" if nulls else "bool"
+    if int in kinds and any(
+        type(one) is int and not _INT64[0] <= one <= _INT64[1] for one in values
+    ):
+        return "object"  # sums of a damaged recording's numbers
     if kinds == {int} or (not kinds and number):
         return "Int64" if nulls else "int64"
     if kinds and kinds <= {int, float}:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from dmatrace.analysis.sweep import Intervals, sweep, tally
+
 Interval = tuple[int, int]
 
 ALLOCATING = frozenset({"heap-alloc", "udmabuf", "shmem"})
@@ -53,3 +55,13 @@ def both(one: Sequence[Interval], other: Sequence[Interval]) -> list[Interval]:
         else:
             j += 1
     return found
+
+
+def overlapping(alloc: Intervals, io: Intervals) -> dict[str, int]:
+    """The same from columns, for a load of millions of requests."""
+    spent = {1: 0, 2: 0, 3: 0}  # allocating, reading, the two at once
+    for lengths, levels in sweep({"alloc": alloc, "io": io}):
+        now = (levels["alloc"] > 0) + 2 * (levels["io"] > 0)
+        for number, ns in tally(now, lengths).items():
+            spent[number] = spent.get(number, 0) + ns
+    return {"alloc_ns": spent[1] + spent[3], "io_ns": spent[2] + spent[3], "both_ns": spent[3]}

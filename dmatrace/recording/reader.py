@@ -8,8 +8,9 @@ dropped, and ``torn`` names the table.
 from __future__ import annotations
 
 import json
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 # A table of more rows is not held as a whole: 10 million requests are a gigabyte.
 _WHOLE = 1 << 20
+#: (column, "==" or ">", value)
+Condition = tuple[str, str, int | str]
+_COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {"==": operator.eq, ">": operator.gt}
 
 
 class Recording:
@@ -94,24 +98,41 @@ class Recording:
             self._tables[name] = self._read(name)
         return self._tables[name]
 
-    def part(self, name: str, load_id: int, columns: Sequence[str] = ()) -> pd.DataFrame:
+    def part(
+        self,
+        name: str,
+        load_id: int,
+        columns: Sequence[str] = (),
+        *,
+        where: Sequence[Condition] = (),
+        categories: bool = False,
+    ) -> pd.DataFrame:
         """The rows of table ``name`` that belong to one load, in their order.
 
-        ``columns`` are the ones wanted (default: all).  Of a table of millions of rows only
-        the load's row groups and these columns are read, and nothing is kept.  Raises as
-        table() does.
+        ``columns`` are the ones wanted (default: all), and of the rows those for which every
+        condition of ``where`` holds, ("op", "==", "read") for instance.  Of a table of
+        millions of rows only the load's row groups and these columns are read, and nothing
+        is kept; with ``categories`` its strings are categories, not an object each.  Raises
+        as table() does.
         """
         wanted = list(columns) or [column.name for column in schema.TABLES[name]]
         if name not in self._large:
             self._large[name] = None if name in self._tables else self._open_large(name)
         large = self._large[name]
         if large is not None:
-            return _frame(_rows_of(large, load_id, wanted), name, wanted)
+            parts = _parts_of(large, name, load_id, wanted, where)
+            if categories:
+                return _filled(parts, name, wanted, large.metadata.num_rows)
+            layout = schema.arrow_schema(name).empty_table().select(wanted)
+            return _pandas(_joined([layout, *parts]))
         frame = self.table(name)
         if name not in self._places:
             found: dict[Any, Any] = frame.groupby("load_id").indices
             self._places[name] = {int(key): rows for key, rows in found.items()}
-        return frame[wanted].iloc[self._places[name].get(load_id, [])]
+        frame = frame.iloc[self._places[name].get(load_id, [])]
+        for column, sign, value in where:
+            frame = frame[_COMPARE[sign](frame[column], value)]
+        return frame[wanted]
 
     def _open_large(self, name: str) -> pq.ParquetFile | None:
         """The table's file, if it is too large to be held and can be read by parts."""
@@ -140,7 +161,8 @@ class Recording:
                 self.torn.add(name)
         else:
             table = layout.empty_table()
-        return _frame(table, name)
+        table = _conform(table, name)
+        return _pandas(table)
 
 
 def _parquet(file: Path) -> pa.Table:
@@ -166,30 +188,87 @@ def _damaged(file: Path, error: Exception) -> DmatraceError:
     return DmatraceError(f"{file} is damaged: {_reason(error)}", do="record again")
 
 
-def _rows_of(file: pq.ParquetFile, load_id: int, columns: Sequence[str]) -> pa.Table:
+def _parts_of(
+    file: pq.ParquetFile,
+    name: str,
+    load_id: int,
+    columns: Sequence[str],
+    where: Sequence[Condition],
+) -> Iterator[pa.Table]:
     """The rows of one load; row groups whose statistics exclude it are passed over."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    present = [name for name in columns if name in file.schema_arrow.names]
+    needed = list(dict.fromkeys(["load_id", *columns, *(column for column, _, _ in where)]))
+    present = [name for name in needed if name in file.schema_arrow.names]
     at = file.schema_arrow.names.index("load_id")
-    parts: list[pa.Table] = []
     try:
         for group in range(file.metadata.num_row_groups):
             stats = file.metadata.row_group(group).column(at).statistics
             if stats is not None and stats.has_min_max and not stats.min <= load_id <= stats.max:
                 continue
-            table = file.read_row_group(group, columns=list(dict.fromkeys(["load_id", *present])))
-            mine = pc.equal(table.column("load_id"), load_id)
-            if not pc.all(mine).as_py():
-                table = table.filter(mine)
-            table = table.select(present)
+            table = file.read_row_group(group, columns=present)
             table.validate(full=True)
-            parts.append(table)
-        empty = pa.schema([file.schema_arrow.field(name) for name in present]).empty_table()
-        return pa.concat_tables([empty, *parts])
+            table = _conform(table, name, needed)
+            mine = pc.equal(table.column("load_id"), load_id).to_numpy()
+            for column, sign, value in where:
+                values = table.column(column).to_pandas()
+                mine = mine & _COMPARE[sign](values, value).to_numpy(dtype=bool)
+            table = table.select(columns)
+            yield table if mine.all() else table.filter(pa.array(mine))
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DmatraceError(f"a table is damaged: {_reason(error)}", do="record again") from error
+
+
+def _joined(parts: Sequence[pa.Table]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.concat_tables(parts)
+
+
+def _filled(
+    parts: Iterable[pa.Table], name: str, columns: Sequence[str], most: int
+) -> pd.DataFrame:
+    """A frame of ``parts``, which have at most so many rows; strings are categories.
+
+    Columns are filled as parts come, so that nothing is held twice; memory that is not
+    written to is none.
+    """
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+    layout = schema.arrow_schema(name)
+    text = {column for column in columns if pa.types.is_string(layout.field(column).type)}
+    filled: dict[str, np.ndarray[Any, Any]] = {
+        column: np.empty(
+            most, np.int32 if column in text else layout.field(column).type.to_pandas_dtype()
+        )
+        for column in columns
+    }
+    known: dict[str, dict[str, int]] = {column: {} for column in text}
+    count = 0
+    for part in parts:
+        until = count + part.num_rows
+        for column, values in filled.items():
+            found = part.column(column).combine_chunks()
+            if column in text:
+                coded = found.dictionary_encode()
+                codes = known[column]
+                numbers = [codes.setdefault(x, len(codes)) for x in coded.dictionary.to_pylist()]
+                values[count:until] = np.array(numbers, dtype=np.int32)[coded.indices.to_numpy()]
+            else:
+                values[count:until] = found.to_numpy()
+        count = until
+    series: dict[str, Any] = {}
+    for column in columns:
+        values = filled.pop(column)[:count]
+        if column in text:
+            names = pd.Index(list(known[column]), dtype=object)
+            series[column] = pd.Categorical.from_codes(values, categories=names)
+        else:
+            series[column] = values
+    return pd.DataFrame(series, copy=False)
 
 
 def _prefix(file: Path, layout: pa.Schema) -> tuple[pa.Table, bool]:
@@ -218,10 +297,9 @@ def _prefix(file: Path, layout: pa.Schema) -> tuple[pa.Table, bool]:
     return pa.Table.from_batches(batches, found), whole
 
 
-def _frame(table: pa.Table, name: str, columns: Sequence[str] = ()) -> pd.DataFrame:
+def _conform(table: pa.Table, name: str, columns: Sequence[str] = ()) -> pa.Table:
     """``table`` with the schema's columns in its order (or those wanted); absent ones take
     their default."""
-    import pandas as pd
     import pyarrow as pa
 
     layout = schema.arrow_schema(name)
@@ -248,10 +326,16 @@ def _frame(table: pa.Table, name: str, columns: Sequence[str] = ()) -> pd.DataFr
         else:
             value = pa.scalar(column.default, type=field.type)
             arrays.append(pa.repeat(value, table.num_rows))
-    whole = pa.Table.from_arrays(arrays, schema=layout)
-    del table, arrays
-    # Each column is let go when it is converted: a large table is not held twice.
-    frame: pd.DataFrame = whole.to_pandas(
+    return pa.Table.from_arrays(arrays, schema=layout)
+
+
+def _pandas(table: pa.Table) -> pd.DataFrame:
+    """``table`` as a frame; each column is let go when it is converted, so the caller must not
+    use it any more: a large table is not held twice."""
+    import pandas as pd
+    import pyarrow as pa
+
+    frame: pd.DataFrame = table.to_pandas(
         types_mapper={pa.bool_(): pd.BooleanDtype()}.get, split_blocks=True, self_destruct=True
     )
     return frame

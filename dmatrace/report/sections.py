@@ -53,11 +53,14 @@ def functions(document: Mapping[str, Any], loads: Sequence[Summary], style: Styl
         counted: Counter[str] = Counter()
         total = 0
         for one in load.loads:
-            total += one["samples"]["count"]
-            for row in one["samples"]["functions"]:
+            sampled = one.get("samples") or {"count": 0, "functions": []}
+            total += sampled["count"]
+            for row in sampled["functions"]:
                 counted[row["function"] or "[user space]"] += row["count"]
         most = ", ".join(
-            f"{name} {100 * count / total:.0f}%" for name, count in counted.most_common(_MOST)
+            f"{name} {100 * count / total:.0f}%"
+            for name, count in counted.most_common(_MOST)
+            if total
         )
         yield from _item(style, load.label, f"{total} samples: {most or '-'}")
     if any(load.reaches for load in loads):

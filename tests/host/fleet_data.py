@@ -9,6 +9,7 @@ left in the page cache.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dmatrace.recording import TABLES
@@ -33,17 +35,22 @@ class Fleet:
     outliers: dict[str, str] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
     count: int = 0
+    loads: int = 0
 
 
 class Source:
     """One recording's tables, in memory."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, loads: int = 0) -> None:
+        """Of ``path``; of its loads only the first so many, or (0) all."""
         self.meta = json.loads((path / META).read_text())
         self.tables = {}
         for name in TABLES:
-            found = pq.ParquetFile(path / f"{name}.parquet").read()
             layout = arrow_schema(name)
+            file = path / f"{name}.parquet"
+            found = layout.empty_table()
+            if file.exists():  # an older recorder has fewer tables
+                found = pq.ParquetFile(file).read()
             columns = []
             for item in TABLES[name]:
                 kind = layout.field(item.name).type
@@ -52,6 +59,12 @@ class Source:
                 else:  # made by an older recorder
                     columns.append(pa.array([item.default] * found.num_rows, kind))
             self.tables[name] = pa.Table.from_arrays(columns, schema=layout)
+        if loads:
+            kept = list(dict.fromkeys(self.tables["loads"].column("load_id").to_pylist()))[:loads]
+            for name, table in self.tables.items():
+                if "load_id" in table.column_names:
+                    mine = pc.is_in(table.column("load_id"), pa.array(kept))
+                    self.tables[name] = table.filter(mine)
         self.loads = self.tables["loads"].to_pylist()
 
 
@@ -63,14 +76,18 @@ def make(
     seed: int = 7,
     odd: int = 250,
     damage: int = 500,
+    loads: int = 0,
 ) -> Fleet:
     """``count`` recordings below ``out``; of every ``odd`` one is an outlier, of ``damage`` broken.
 
-    The same arguments make the same files.
+    The same arguments make the same files.  What all have alike, such as empty tables, is one
+    file with many names.  ``loads``: of each source only the first so many, 0: all.
     """
     random = np.random.default_rng(seed)
-    read = [Source(path) for path in sources]
+    read = [Source(path, loads) for path in sources]
+    written: dict[tuple[int, str], Path] = {}
     fleet = Fleet(count=count)
+    fleet.loads = max(len({row["load_id"] for row in source.loads}) for source in read)
     models = list(DEVICES)
     for number in range(count):
         source = read[number % len(read)]
@@ -84,6 +101,12 @@ def make(
         where = out / f"{number // 1000:03d}" / name
         where.mkdir(parents=True)
         for key, table in tables.items():
+            alike = (number % len(read), key) if table is source.tables[key] else None
+            if alike in written:
+                os.link(written[alike], where / f"{key}.parquet")
+                continue
+            if alike:
+                written[alike] = where / f"{key}.parquet"
             pq.write_table(table, where / f"{key}.parquet", compression="none",
                            use_dictionary=False, write_statistics=False)  # fmt: skip
         meta = {**source.meta, "device": device, "kernel": kernel}
@@ -94,7 +117,12 @@ def make(
 
 
 def _scaled(table: pa.Table, factor: float) -> pa.Table:
-    """All times by ``factor``; from integers to integers, so that a cell's share stays."""
+    """All times by ``factor``; from integers to integers, so that a cell's share stays.
+
+    The table itself, if it has none.
+    """
+    if not table.num_rows:
+        return table
     for at, name in enumerate(table.column_names):
         if name.endswith("_ns"):
             values = np.rint(table.column(at).to_numpy() * factor).astype(np.int64)

@@ -7,11 +7,14 @@ terminal obeys is shown, in text or in an error.  JSON must be read back equal.
 from __future__ import annotations
 
 import copy
+import io
 import json
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +24,11 @@ import synthetic
 
 from dmatrace import safe
 from dmatrace.analysis import comparison, document
+from dmatrace.analysis.frames import Frames
 from dmatrace.analysis.redact import redact
 from dmatrace.errors import DmatraceError
+from dmatrace.export import FORMATS, Options
+from dmatrace.export.folded import WEIGHTS
 from dmatrace.fleet import engine
 from dmatrace.recording import TABLES, Recording, Writer
 from dmatrace.recording.schema import META
@@ -70,6 +76,7 @@ class Fuzzer:
         rng = random.Random(number)
         kinds: list[tuple[Callable[[random.Random], None], int]] = [
             (self._document, 54), (self._bytes, 30), (self._meta, 12), (self._cells, 4),
+            (self._export, 3),
         ]  # fmt: skip
         (kind,) = rng.choices([kind for kind, _ in kinds], [weight for _, weight in kinds])
         try:
@@ -157,6 +164,32 @@ class Fuzzer:
             return
         _shown(document(Recording.open(where)), rng)
 
+    def _export(self, rng: random.Random) -> None:
+        """Hostile strings and extreme numbers in sound tables, to an exporter."""
+        where = self._fresh()
+        (where / META).write_bytes(self._read[self._whole][META])
+        odd = rng.sample(sorted(self._tables), rng.randint(1, 4))
+        for name, table in self._tables.items():
+            changed = _hostile(table, rng, values_only=True) if name in odd else table
+            pq.write_table(changed, where / f"{name}.parquet")
+        frames = Frames(Recording.open(where))
+        form = FORMATS[rng.choices(sorted(FORMATS), [4, 4, 1, 4, 4])[0]]  # html takes longest
+        module = import_module(f"dmatrace.export.{form.name}")
+        out = io.BytesIO()
+        self.seen[f"export as {form.name}"] += 1
+        if form.tables:
+            name = rng.choice(sorted(frames))
+            module.write_table(frames[name], out, name)
+        else:
+            module.write(frames, out, Options(rng.choice(WEIGHTS)))
+        made = out.getvalue()
+        if form.name == "parquet":
+            pq.read_table(io.BytesIO(made)).validate(full=True)
+        elif form.stdout:
+            _safe(made.decode())
+        elif form.name == "html":
+            _page(made.decode())
+
     def _fresh(self) -> Path:
         where = self._place / "case.dmt"
         shutil.rmtree(where, ignore_errors=True)
@@ -201,12 +234,27 @@ def _replace(value: Any, rng: random.Random) -> None:
         return
 
 
-def _hostile(table: pa.Table, rng: random.Random) -> pa.Table:
-    """One column of a table changed."""
+def _page(page: str) -> None:
+    """Every script is ours, and nothing is obeyed that a page should not say."""
+    body, _, data = page.partition('<script type="application/json"')
+    _safe(body)
+    assert "<script" not in body.lower()
+    found = re.findall(r'<script type="application/json" id="\w+">(.*?)</script>', page)
+    assert len(found) == 2
+    for inner in found:
+        assert "<" not in inner
+        _safe(inner)
+        json.loads(inner)
+    # The library's own script speaks of "<script" as well, so only what is ours is counted.
+    assert "<script>alert" not in data.lower()
+
+
+def _hostile(table: pa.Table, rng: random.Random, *, values_only: bool = False) -> pa.Table:
+    """One column of a table changed; ``values_only``: it is as sound as before."""
     at = rng.randrange(table.num_columns)
     name, count = table.column_names[at], table.num_rows
     kind = table.schema.field(at).type
-    what = rng.randrange(6)
+    what = 5 if values_only else rng.randrange(6)
     if what == 0:
         return table.drop_columns([name])
     if what == 1:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dmatrace.analysis import document
+from dmatrace.analysis.block import Times
 from dmatrace.analysis.critical import PARTS, Load, Wait, critical, without
 from dmatrace.analysis.depth import SLICES, depth, slice_ns, timeline
 from dmatrace.analysis.overlap import union
+from dmatrace.analysis.sweep import of
 
 _SPAN = st.tuples(st.integers(0, 60), st.integers(0, 15)).map(lambda i: (i[0], i[0] + i[1]))
 _SPANS = st.lists(_SPAN, max_size=5)
@@ -26,9 +29,10 @@ def _ticks(spans: Any) -> set[int]:
 
 
 @given(_SPANS)
+@settings(deadline=None)
 def test_depth_is_what_counting_says(spans: list[tuple[int, int]]) -> None:
     held = Counter(t for start, end in spans for t in range(start, end))
-    found = depth(spans)
+    found = depth(of(spans))
     busy = [span for span in spans if span[0] < span[1]]
     ends = (min(s for s, _ in busy), max(e for _, e in busy)) if busy else (0, 0)
     by_depth = Counter(held[t] for t in range(*ends))
@@ -40,9 +44,11 @@ def test_depth_is_what_counting_says(spans: list[tuple[int, int]]) -> None:
 
 
 @given(st.lists(st.tuples(_SPAN, st.integers(1, 1 << 30)), max_size=6), st.integers(1, 30))
+@settings(deadline=None)
 def test_a_time_line_adds_up(requests: list[Any], interval: int) -> None:
     rows = [(start, end, size) for (start, end), size in requests]
-    found = timeline(rows, interval)
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 3).T
+    found = timeline(of(row[:2] for row in rows), *columns, interval)
     kept = [row for row in rows if row[0] < row[1]]
     assert sum(found["read_bytes"]) == sum(size for *_, size in kept)
     held = Counter(t for start, end, _ in kept for t in range(start, end))
@@ -62,7 +68,17 @@ def test_slices_are_round_and_few(span: int) -> None:
     assert width == 1000 or (width // 2) * SLICES < span or (2 * width // 5) * SLICES < span
 
 
-def _expected(load: Load) -> dict[str, int]:
+Requests = list[tuple[int, int, int]]  # queued, issued, completed
+
+
+def _times(requests: Requests) -> Times:
+    return Times(
+        of((issued, done) for _, issued, done in requests),
+        of((queued, issued) for queued, issued, _ in requests),
+    )
+
+
+def _expected(load: Load, requests: Requests) -> dict[str, int]:
     """Every tick by the table in the module's docstring."""
     running = {
         tid: _ticks(load.threads[tid])
@@ -71,8 +87,8 @@ def _expected(load: Load) -> dict[str, int]:
     }
     runs = set().union(*running.values()) if running else set()
     alloc = {t for tid, ticks in running.items() for t in ticks & _ticks(load.allocations[tid])}
-    io = _ticks((issued, done) for _, issued, done in load.requests)
-    queued = _ticks((first, issued) for first, issued, _ in load.requests)
+    io = _ticks((issued, done) for _, issued, done in requests)
+    queued = _ticks((first, issued) for first, issued, _ in requests)
     ready = _ticks((w.woken, w.end) for waits in load.waits.values() for w in waits)
     found: Counter[str] = Counter()
     for t in _ticks(load.windows):
@@ -90,27 +106,30 @@ def _expected(load: Load) -> dict[str, int]:
 
 
 @st.composite
-def _loads(draw: st.DrawFn) -> Load:
+def _loads(draw: st.DrawFn) -> tuple[Load, Requests]:
     waits = st.lists(_TIMES.map(lambda times: Wait(*times)), max_size=4)
-    return Load(
+    requests = draw(st.lists(_TIMES, max_size=4))
+    load = Load(
         windows=draw(st.lists(_SPAN, min_size=1, max_size=3)),
         threads={tid: draw(_SPANS) for tid in _TIDS},
         waits={tid: draw(waits) for tid in _TIDS},
         allocations={tid: draw(_SPANS) for tid in _TIDS},
-        requests=draw(st.lists(_TIMES, max_size=4)),
+        requests=_times(requests),
     )
+    return load, requests
 
 
 @given(_loads())
 @settings(max_examples=400, deadline=None)
-def test_each_moment_counts_once(load: Load) -> None:
+def test_each_moment_counts_once(drawn: tuple[Load, Requests]) -> None:
+    load, requests = drawn
     found = critical(load, 0)
     wall = len(_ticks(load.windows))
     if not wall:
         assert found is None
         return
     assert found is not None
-    expected = _expected(load)
+    expected = _expected(load, requests)
     assert {part: found[f"{part}_ns"] for part in PARTS} == {p: expected[p] for p in PARTS}
     assert sum(int(str(found[f"{part}_ns"])) for part in PARTS) == found["wall_ns"] == wall
     assert expected[str(found["bound_by"])] == max(expected.values())
@@ -122,14 +141,14 @@ def test_without(one: Any, other: Any) -> None:
 
 
 def test_time_off_the_cpu_that_was_not_recorded_is_told() -> None:
-    load = Load([(0, 100)], {1: [(0, 100)]}, {1: [Wait(10, 20, 30)]}, {}, [])
+    load = Load([(0, 100)], {1: [(0, 100)]}, {1: [Wait(10, 20, 30)]}, {}, _times([]))
     found = critical(load, 50)
     assert found is not None
     assert (found["unseen_ns"], found["cpu_ns"], found["wait_ns"]) == (30, 80, 10)
     assert found["runnable_ns"] == 10
     # Nothing recorded, and yet it slept: nobody can say when.
-    assert critical(Load([(0, 100)], {1: [(0, 100)]}, {}, {}, []), 50) is None
-    assert critical(Load([(0, 100)], {1: [(0, 100)]}, {}, {}, []), 0) is not None
+    assert critical(Load([(0, 100)], {1: [(0, 100)]}, {}, {}, _times([])), 50) is None
+    assert critical(Load([(0, 100)], {1: [(0, 100)]}, {}, {}, _times([])), 0) is not None
 
 
 def test_of_a_recording() -> None:
@@ -170,14 +189,14 @@ def test_of_a_recording() -> None:
 def test_every_part_can_be_the_longest(name: str) -> None:
     thread, asleep = [(0, 100)], [Wait(0, 100, 100)]
     cases: dict[str, Load] = {
-        "alloc_io": Load(thread, {1: thread}, {}, {1: thread}, [(0, 0, 100)]),
-        "alloc": Load(thread, {1: thread}, {}, {1: thread}, []),
-        "cpu_io": Load(thread, {1: thread}, {}, {}, [(0, 0, 100)]),
-        "cpu": Load(thread, {1: thread}, {}, {}, []),
-        "io": Load(thread, {1: thread}, {1: asleep}, {}, [(0, 0, 100)]),
-        "queue": Load(thread, {1: thread}, {1: asleep}, {}, [(0, 100, 100)]),
-        "runnable": Load(thread, {1: thread}, {1: [Wait(0, 0, 100)]}, {}, []),
-        "wait": Load(thread, {1: thread}, {1: asleep}, {}, []),
+        "alloc_io": Load(thread, {1: thread}, {}, {1: thread}, _times([(0, 0, 100)])),
+        "alloc": Load(thread, {1: thread}, {}, {1: thread}, _times([])),
+        "cpu_io": Load(thread, {1: thread}, {}, {}, _times([(0, 0, 100)])),
+        "cpu": Load(thread, {1: thread}, {}, {}, _times([])),
+        "io": Load(thread, {1: thread}, {1: asleep}, {}, _times([(0, 0, 100)])),
+        "queue": Load(thread, {1: thread}, {1: asleep}, {}, _times([(0, 100, 100)])),
+        "runnable": Load(thread, {1: thread}, {1: [Wait(0, 0, 100)]}, {}, _times([])),
+        "wait": Load(thread, {1: thread}, {1: asleep}, {}, _times([])),
     }
     found = critical(cases[name], 0)
     assert found is not None

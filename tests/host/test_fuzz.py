@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ import pytest
 import synthetic
 
 from dmatrace import safe
+from dmatrace.analysis.frames import Frames
 from dmatrace.cli import main
 from dmatrace.errors import DmatraceError
+from dmatrace.export import csv, parquet
 from dmatrace.recording import Recording, Writer
 
 CASES = 250
@@ -27,7 +30,13 @@ def test_no_traceback_and_no_escape_sequence(tmp_path: Path) -> None:
         except Exception as error:
             raise AssertionError(f"case {number}") from error
     # Each kind of case occurs, and damage is noticed.
-    assert {name.split()[0] for name in fuzzer.seen} == {"document", "bytes", "meta", "cells"}
+    assert {name.split()[0] for name in fuzzer.seen} == {
+        "document",
+        "bytes",
+        "meta",
+        "cells",
+        "export",
+    }
     assert fuzzer.seen["bytes refused"] > 15
     assert fuzzer.seen["meta refused"] > 5
 
@@ -113,6 +122,25 @@ def _field(data: bytearray, table: int, number: int) -> int | None:
     slot = vtable + 4 + 2 * number
     offset = int.from_bytes(data[slot : slot + 2], "little")
     return table + offset if offset else None
+
+
+def test_figures_beyond_64_bits_are_in_the_frames() -> None:
+    """Sums of a damaged recording's times; no column of integers holds them."""
+    recording = synthetic.InMemory(
+        {
+            "loads": [synthetic.load(1, "x")],
+            "snapshots": [
+                *synthetic.snapshot((1, 100, 0, 0, "begin"), {"user": (-(1 << 63), 0, 0, 1)}),
+                *synthetic.snapshot((1, 100, 9, 0, "end"), {"user": ((1 << 63) - 1, 0, 0, 2)}),
+            ],
+        }
+    )
+    frames = Frames(recording)
+    assert frames["phases"]["cpu_ns"].tolist() == [(1 << 64) - 1]
+    out = io.BytesIO()
+    csv.write_table(frames["phases"], out, "phases")
+    assert str((1 << 64) - 1) in out.getvalue().decode()
+    parquet.write_table(frames["phases"], out, "phases")
 
 
 def test_hostile_recordings_by_the_command(
