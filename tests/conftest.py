@@ -7,6 +7,11 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# No test is about time: what an example takes says how busy the machine is.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 #: Set by "make test" and in CI.
 STRICT = os.environ.get("DMATRACE_REQUIRE_GUEST") == "1"

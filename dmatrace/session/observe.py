@@ -319,8 +319,17 @@ class Observer:
 
     def _bury(self) -> None:
         """Processes whose end was lost: proc does not have them any more."""
-        for process in self.processes:
-            if not process.over and not processes.alive(process.row["pid"]):
+        gone = [
+            process
+            for process in self.processes
+            if not process.over and not processes.alive(process.row["pid"])
+        ]
+        if gone:
+            # What it did last, its end above all, may be on its way to us.
+            self._tracer.drain()
+            self._keep(self._tracer.take())
+        for process in gone:
+            if not process.over:
                 self._end(process, time.monotonic_ns())
 
     # The sums.

@@ -131,18 +131,26 @@ def test_time_adds_up(ran: Ran) -> None:
 
 
 def test_the_kernels_delays_are_the_blocked_time(ran: Ran) -> None:
-    """A child that only reads is blocked by the disk alone."""
+    """A child that only reads is blocked by the disk alone.
+
+    Kernels whose __block_task() begins the delay (6.12) charge it to whoever runs then, which
+    is not always the one that is blocked: a child that was charged nothing proves nothing.
+    """
+    charged = 0
     for who in ("direct", "buffered"):
         (thread,) = ran.load(who)["threads"]
         delays = thread["delays"]
         assert delays["full"]
-        assert delays["blkio"]["count"] > 0
+        if not delays["blkio"]["count"]:
+            continue
+        charged += 1
         assert delays["blkio"]["ns"] == pytest.approx(
             _sums(thread)["blocked"], rel=0.05, abs=APART_NS / 4
         )
         assert delays["cpu"]["ns"] == pytest.approx(
             _sums(thread)["runnable"], rel=0.05, abs=APART_NS + thread["wake_ns"]
         )
+    assert charged
 
 
 def test_what_was_switched_on_is_off_again(lab: Lab, ran: Ran) -> None:
