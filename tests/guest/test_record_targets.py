@@ -78,6 +78,15 @@ def _agrees(thread: dict[str, Any]) -> None:
     assert sums["runnable"] - wake - allowed <= wait <= sums["runnable"] + allowed, thread
 
 
+def _about(charged: int, blocked: int) -> None:
+    """The kernel's charge beside our blocked time, as far as it can be trusted.
+
+    Since tasks are dequeued late (6.12), __block_task() begins a blkio delay for whoever runs
+    then: now and then another's wait is charged, or one's own is not.
+    """
+    assert blocked / 3 - APART_NS <= charged <= 3 * blocked + APART_NS, (charged, blocked)
+
+
 def test_a_command_is_its_users_own(lab: Lab, ran: Ran) -> None:
     assert ran.code == 7
     assert "command.dmt" in ran.err.splitlines()[-1]  # stdout is the command's
@@ -144,9 +153,7 @@ def test_the_kernels_delays_are_the_blocked_time(ran: Ran) -> None:
         if not delays["blkio"]["count"]:
             continue
         charged += 1
-        assert delays["blkio"]["ns"] == pytest.approx(
-            _sums(thread)["blocked"], rel=0.05, abs=APART_NS / 4
-        )
+        _about(delays["blkio"]["ns"], _sums(thread)["blocked"])
         assert delays["cpu"]["ns"] == pytest.approx(
             _sums(thread)["runnable"], rel=0.05, abs=APART_NS + thread["wake_ns"]
         )
@@ -169,9 +176,7 @@ def test_delays_of_a_strategy(lab: Lab, place: str) -> None:
     assert (lost["ring"], lost["threads"]) == (0, 0)
     ((thread,),) = (load["threads"] for load in document["loads"])
     assert thread["delays"]["full"]
-    assert thread["delays"]["blkio"]["ns"] == pytest.approx(
-        _sums(thread)["blocked"], rel=0.05, abs=APART_NS / 4
-    )
+    _about(thread["delays"]["blkio"]["ns"], _sums(thread)["blocked"])
 
 
 _BUSY = """
