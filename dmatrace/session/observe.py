@@ -148,12 +148,18 @@ class Observer:
             self._ledger.end()
         self._tracer.open_runs()
         self._tracer.poll_threads()
+        # At once: they go on running while we look at what they did.
+        stats = {
+            (process.row["pid"], tid): _schedstat(process.row["pid"], tid)
+            for process in self.processes
+            for tid in process.living
+        }
         self._tracer.drain()  # what was done until then: looking at the threads takes a while
         rows = self._tracer.take()
         self._keep(rows)
         for row in rows.get("snapshots", []):
             if row["phase"] == PHASES[0] and row["kind"] == "poll":
-                self._clock(row, _schedstat(row["tgid"], row["tid"]), "recorder")
+                self._clock(row, stats.get((row["tgid"], row["tid"])), "recorder")
         self._files()
         now = time.monotonic_ns()
         for process in self.processes:

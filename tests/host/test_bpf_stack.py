@@ -42,6 +42,9 @@ def _cookie(hook: int) -> int:
     return hook | PHASE_ID[phase] << 8 | int(interval) << 16
 
 
+WAIT_MIN_NS = 10_000  # waits.c
+
+
 @dataclass
 class Frame:
     hook: int
@@ -61,6 +64,7 @@ class Task:
     now: int = 0
     over: int = 0
     woken: int = 0
+    off: int = 0
     stretches: list[tuple[str, str, int]] = field(default_factory=list)
     entries: Counter[str] = field(default_factory=Counter)
     hits: Counter[int] = field(default_factory=Counter)
@@ -159,9 +163,14 @@ class Model:
         if task := self.tasks.get(prev):
             task.until(clock)
             task.mode = RUNNABLE if preempt or state == 0 else BLOCKED
+            task.off, task.woken = clock, 0
         if task := self.tasks.get(next_):
             task.until(clock)
             task.mode = CPU
+            # A wait that is recorded; the kernel's difference of a clock that went back is large.
+            if task.off and not 0 <= clock - task.off < WAIT_MIN_NS:
+                self.lost += self.full
+            task.off = 0
             if task.woken:
                 task.counters["wake_ns"] += max(0, clock - task.woken)
             task.woken = 0
@@ -181,6 +190,7 @@ class Model:
             self.lost += 1
             return
         born = Task(child, child_tgid, clock, RUNNABLE, [Frame(SYSCALL, "syscall", 0)], clock)
+        born.off = clock
         self.tasks[child] = born
         self._snapshot(born, "fork", 0, 0, clock)
 
