@@ -9,9 +9,9 @@ its steps as they were traced (``steps``), the machine's dma-bufs at its end
 not follow (``stack``) and, where stacks were sampled, the functions they were in
 (``samples``); of a process that was followed (strategy "observed") its ``pid``,
 ``comm``, ``command`` and how it ``ended`` ("" if it ran on); per thread what the
-kernel's delay accounting says (``delays``, null if nothing is known).  ``lost`` is
-what ``lost_events`` is the sum of; "missed" is null where the kernel does not count
-the calls that its probes missed.
+kernel's delay accounting says (``delays``, null if nothing is known).  ``lost`` has
+``lost_events`` by kind, and beside them "missed", the calls of any task that probes
+missed, null where the kernel does not count those.
 """
 
 from __future__ import annotations

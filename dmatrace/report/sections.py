@@ -268,11 +268,14 @@ def trust(document: Mapping[str, Any], style: Style) -> Iterator[str]:
     parts = document.get("lost") or {}
     exits = sum(load["stack"]["lost_exits"] for load in document["loads"])
     overflows = sum(load["stack"]["overflows"] for load in document["loads"])
+    missed = parts.get("missed")
     by = ", ".join(f"{name} {number}" for name, number in parts.items() if number)
     text = f"Lost events: {lost}"
     text += f" ({by + ': ' if by else ''}figures from events are too low)" if lost else ""
     if "missed" in parts and parts["missed"] is None:
         text += " (this kernel does not count what kprobes miss)"
+    if missed:
+        text += f"; calls that probes missed, of any task of the machine: {missed}"
     text += f"; function exits not seen: {exits}; calls nested too deep: {overflows}."
     for line in style.wrap(text, "  ", ""):
         yield style.paint(line, "bad") if lost else line

@@ -363,8 +363,8 @@ class Tracer:
 
     @property
     def lost(self) -> int:
-        """All of them that are known."""
-        return sum(number or 0 for number in self.lost_by().values())
+        """Of traced threads: what found no room.  Whose the missed calls were nobody knows."""
+        return sum(number or 0 for name, number in self.lost_by().items() if name != "missed")
 
     def self_cost(self) -> list[Row]:
         """{name, run_time_ns, run_cnt} of each BPF program since tracing began.

@@ -269,7 +269,7 @@ class Snapshot:
     lost: int
     detail: str
     transport: Transport | None = None
-    lost_by: tuple[tuple[str, int], ...] = ()  # what ``lost`` is the sum of
+    lost_by: tuple[tuple[str, int], ...] = ()  # by kind, and what probes missed
     unavailable: tuple[tuple[str, str], ...] = ()  # what the kernel does not say, and why
 
     @property

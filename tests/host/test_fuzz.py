@@ -70,8 +70,10 @@ def test_another_byte_order_is_read_as_what_it_was(tmp_path: Path) -> None:
     before = Recording.open(tmp_path / "a.dmt").table("threads").to_dict("list")
     assert before["end_ns"], "there is something to read"
     stream = tmp_path / "a.dmt" / "threads.arrows"
-    stream.write_bytes(_of_a_big_endian_machine(stream.read_bytes()))
+    ours = stream.read_bytes()
+    stream.write_bytes(_of_a_big_endian_machine(ours))
     assert Recording.open(tmp_path / "a.dmt").table("threads").to_dict("list") == before
+    stream.write_bytes(ours)
     writer.close()
 
 
