@@ -10,6 +10,7 @@ import synthetic
 
 from dmatrace.analysis.document import document
 from dmatrace.analysis.verdicts import BUFFERED
+from dmatrace.bpf import layout
 from dmatrace.recording import Recording, Writer
 from dmatrace.report import text
 from dmatrace.session import observe, processes
@@ -66,7 +67,13 @@ class _Tracer:
     def pinned_peak(self) -> int:
         return 7
 
-    def all_file_pages(self) -> list[Any]:
+    def all_file_pages(self) -> dict[tuple[int, int], layout.FilePages]:
+        return {(1, 2): layout.FilePages(added=5, removed=1, peak=5)}
+
+    def open_runs(self) -> None:
+        pass
+
+    def file_reads(self) -> list[dict[str, Any]]:
         return []
 
 
