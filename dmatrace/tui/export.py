@@ -27,7 +27,8 @@ def document(snapshot: Snapshot) -> dict[str, Any]:
 
 def write(directory: Path, snapshot: Snapshot, svg: str) -> tuple[Path, Path]:
     """The two files, under a number that no file there has; DmatraceError if they cannot be."""
-    text = json.dumps(document(snapshot), indent=1) + "\n"
+    # What is hidden is a set, which JSON has not.
+    text = json.dumps(document(snapshot), indent=1, default=sorted) + "\n"
     try:
         for number in range(1, 10_000):
             made = tuple(directory / f"dmatrace-top-{number}.{end}" for end in ("json", "svg"))

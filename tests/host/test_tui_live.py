@@ -117,7 +117,7 @@ def test_the_recording_is_kept_where_it_is_named(
     start: Callable[..., Live], tmp_path: Path
 ) -> None:
     live = start(2, keep=str(tmp_path / "kept.dmt"))
-    seen = _until(live, lambda seen: len(seen.loads) == 2)
+    seen = _until(live, lambda seen: [load.state for load in seen.loads] == ["done"] * 2)
     live.close()
     kept = replay(tmp_path / "kept.dmt").read()
     assert [load.phases for load in kept.loads] == [load.phases for load in seen.loads]
