@@ -14,6 +14,9 @@ from dmatrace.analysis import law
 from dmatrace.recording import Recording
 from tests.guest.lab import Lab, report
 
+# Minutes of emulation each; `make test` has the rest.
+pytestmark = pytest.mark.long
+
 SEED = 20251122
 MOST = 32  # threads
 SOURCES = Path(__file__).with_name("mixed")

@@ -9,6 +9,9 @@ import pytest
 
 from tests.guest.lab import ATTACHED, SIZE_LIMIT, Lab, report
 
+# Minutes of emulation each; `make test` has the rest.
+pytestmark = pytest.mark.long
+
 SIZE = "48M"
 RACE = "dmabuf-bio,udmabuf-dio"
 #: The view's command line; tmux's and the shell's hold its words too, and begin otherwise.
