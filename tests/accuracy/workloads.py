@@ -53,7 +53,8 @@ def known(lab: Lab) -> Iterator[Row]:
                   oracle="/sys/block/*/stat, reads", unit="requests")  # fmt: skip
     kinds = loads["small"]["block"]["kinds"].values()
     yield row("block: kinds, summed", "small", sum(kind["read_bytes"] for kind in kinds),
-              512 * said["small"]["dm"][1], oracle="/sys/block/*/stat, sectors")  # fmt: skip
+              512 * said["small"]["dm"][1], oracle="/sys/block/*/stat, sectors",
+              floor=64 << 10)  # fmt: skip
     yield row("block: read_bytes", "small", loads["small"]["block"]["read_bytes"], SMALL * PAGE)
     yield row("block: unseen_bytes", "slow", loads["slow"]["block"]["unseen_bytes"],
               loads["slow"]["block"]["queued_bytes"], oracle="bios queued")  # fmt: skip

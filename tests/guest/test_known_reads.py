@@ -120,7 +120,8 @@ def test_metadata_is_apart(known: tuple[STEPS, STEPS]) -> None:
     load = loads["small"]
     kinds = _kinds(load)
     assert kinds["metadata"] > 0
-    assert sum(kinds.values()) == 512 * said["small"]["dm"][1]
+    # Whoever hears of a new mount may look at the disk as well.
+    assert 0 <= 512 * said["small"]["dm"][1] - sum(kinds.values()) <= 64 << 10
     assert load["block"]["read_bytes"] == sum(kinds.values()) - kinds["metadata"] == SMALL * 4096
     assert len([file for file in load["files"] if file["disk"]["read_bytes"]]) == SMALL
 
