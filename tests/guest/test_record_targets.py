@@ -14,6 +14,8 @@ import pytest
 from dmatrace.analysis import law
 from tests.guest.lab import Lab, report
 
+# Clocks of several processes on a host that may be busy; `make test` has the host's part.
+pytestmark = pytest.mark.long
 MIB = 1 << 20
 READING = Path(__file__).with_name("reading.py")
 USER = "dmatrace-test"
