@@ -136,6 +136,7 @@ def _without_headers(command: str) -> str:
     return f"unshare -m bash -c 'mount -t tmpfs none /lib/modules && {command}'"
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("unchanged")
 def test_a_program_that_was_compiled_before_needs_no_headers(lab: Lab) -> None:
     record = _record("anon-bio", "--size 1M")
