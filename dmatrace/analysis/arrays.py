@@ -1,7 +1,7 @@
 """Figures of long columns, without a Python object per row.
 
-The same answers as block.percentile() and overlap.union() give for lists; for ten
-million rows these take a gigabyte more.
+The same answers as block.percentile() gives for lists; for ten million rows that takes
+a gigabyte more.
 """
 
 from __future__ import annotations
@@ -39,23 +39,3 @@ def size_hist(sizes: Column) -> dict[str, int]:
         bucket = 1 << (size.bit_length() - 1) if size > 0 else 0
         counted[bucket] = counted.get(bucket, 0) + count
     return {str(bucket): counted[bucket] for bucket in sorted(counted)}
-
-
-def union(starts: Column, ends: Column) -> list[tuple[int, int]]:
-    """Disjoint ascending intervals that cover the same time; empty ones are dropped."""
-    import numpy as np
-
-    kept = starts < ends
-    if not kept.all():
-        starts, ends = starts[kept], ends[kept]
-    if not len(starts):
-        return []
-    order = np.argsort(starts, kind="stable")
-    starts, ends = starts[order], ends[order]
-    del order
-    reach = np.maximum.accumulate(ends)
-    # A gap is where the next one starts behind all that went before.
-    gaps = np.flatnonzero(starts[1:] > reach[:-1])
-    first = starts[np.concatenate(([0], gaps + 1))]
-    last = reach[np.concatenate((gaps, [len(reach) - 1]))]
-    return list(zip(first.tolist(), last.tolist(), strict=True))
