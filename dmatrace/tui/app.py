@@ -80,7 +80,6 @@ class Top(App[None]):
     def on_mount(self) -> None:
         self._tabs()
         self.run_worker(self._reading, thread=True, exit_on_error=False)
-        self.set_focus(self.query_one("#loads-table"))
 
     def on_unmount(self) -> None:
         self._stop.set()
@@ -125,8 +124,16 @@ class Top(App[None]):
         line = head.head(self.snapshot, self.chosen, self.size.width)
         base.query_one("#head", Static).update(line)
         base.query_one(f"#{self.current}", View).draw(self.snapshot)
+        self._focus(base)
         if isinstance(self.screen, Sheet):
             self.screen.draw(self.snapshot)
+
+    def _focus(self, base: Screen[Any]) -> None:
+        """The arrows move what the view shows: a table that was hidden has lost them."""
+        shown = [w for w in base.query(f"#{self.current} *") if w.focusable]
+        wanted = shown[-1] if shown else None
+        if base.focused is not wanted:
+            base.set_focus(wanted)
 
     def _tabs(self) -> None:
         parts = []
@@ -249,9 +256,6 @@ class Top(App[None]):
         base.query_one(ContentSwitcher).current = name
         self._tabs()
         self._redraw()
-        view = base.query_one(f"#{name}")
-        for widget in view.query("Table, VerticalScroll"):
-            base.set_focus(widget)
 
     def action_panel(self, step: int) -> None:
         self.action_view(_NAMES[(_NAMES.index(self.current) + step) % len(_NAMES)])

@@ -48,6 +48,8 @@ class Table(DataTable[Text]):
     BINDINGS: ClassVar = [
         Binding("home", "scroll_top", "first", show=False),
         Binding("end", "scroll_bottom", "last", show=False),
+        # The base class hides it, and with it the view's own from the footer.
+        Binding("enter", "select_cursor", "detail"),
     ]
 
     def __init__(self, **options: Any) -> None:

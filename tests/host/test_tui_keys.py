@@ -136,11 +136,14 @@ async def test_a_click_on_a_head_sorts_and_again_reverses() -> None:
         await shown(pilot)
         table = app.query_one("#loads-table", DataTable)
         x = sum(column.width for column in table.ordered_columns[:2]) + 4
+        await until(lambda: table.header_height and table.size.width > x)
         await pilot.click("#loads-table", offset=(x, 0))
+        await until(lambda: app.chosen.sort)
         await shown(pilot)
         assert app.chosen.sort == "time"
         assert "time▲" in [str(column.label) for column in table.ordered_columns]
         await pilot.click("#loads-table", offset=(x, 0))
+        await until(lambda: app.chosen.backwards)
         await shown(pilot)
         assert app.chosen.backwards
         assert "time▼" in [str(column.label) for column in table.ordered_columns]
@@ -431,7 +434,7 @@ async def test_an_error_of_the_source_ends_the_view_with_it() -> None:
 async def test_empty_states_say_what_to_do(tmp_path: Path) -> None:
     with Writer.create(tmp_path / "a.dmt", {**synthetic.META, "skipped": [], "target": {}}):
         pass
-    app = top(tmp_path / "a.dmt")
+    app = top(tmp_path / "a.dmt", export_to=tmp_path)
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
         for key, name in zip("1234", NAMES, strict=False):
@@ -572,7 +575,7 @@ async def test_names_from_outside_cannot_move_the_cursor(tmp_path: Path) -> None
     assert "[b]x[/b]" in text
 
 
-def test_the_recording_is_what_the_tests_say() -> None:
+async def test_the_recording_is_what_the_tests_say() -> None:
     assert len(replay(REAL, END).read().loads) == 18
 
 

@@ -18,9 +18,6 @@ from dmatrace.recording import Writer
 from dmatrace.tui.app import Top
 from dmatrace.tui.model import Snapshot
 
-# Pictures differ where a machine is so busy that one is taken a frame early.
-pytestmark = pytest.mark.long
-
 DATA = Path(__file__).parents[1] / "data"
 #: Four strategies, one after the other on one file of 128 MiB.
 RACE = DATA / "race.dmt"

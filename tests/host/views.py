@@ -10,10 +10,12 @@ from typing import Any
 
 import synthetic
 from textual.pilot import Pilot
+from textual.widgets import Input
 
 from dmatrace.recording import Writer
 from dmatrace.tui.app import Top
 from dmatrace.tui.source import Replay
+from dmatrace.tui.views import Table
 
 #: Six strategies, three rounds, as the guest recorded them.
 REAL = Path(__file__).parents[1] / "data" / "top.dmt"
@@ -54,11 +56,15 @@ async def until(holds: Callable[[], object]) -> None:
 
 
 async def settled(pilot: Pilot[Any]) -> None:
-    """Let what was posted arrive, and what that posts: a key goes up the whole tree of widgets."""
-    for _ in range(12):
+    """Let what was posted arrive, and what that posts: a key goes up the whole tree of widgets.
+
+    Pressing nothing waits until every widget has worked off its queue.
+    """
+    for _ in range(6):
         if not pilot.app.is_running:
             return
-        await pilot.pause(0)
+        await pilot.press()
+        await pilot.pause(0.01)
 
 
 async def press(pilot: Pilot[Any], *keys: str) -> None:
@@ -77,6 +83,8 @@ async def shown(pilot: Pilot[Any]) -> Top:
     await until(lambda: app.snapshot is not None and app.snapshot is not before)
     assert app.snapshot is not before
     await settled(pilot)
+    tables = list(app.screen_stack[0].query(f"#{app.current} Table").results(Table))
+    await until(lambda: all(table.size.height for table in tables if table.row_count))
     return app
 
 
@@ -87,6 +95,8 @@ def pressing(*keys: str) -> Callable[[Pilot[Any]], Awaitable[None]]:
         await shown(pilot)
         await press(pilot, *keys)
         await shown(pilot)
+        for line in pilot.app.screen.query(Input):
+            line.cursor_blink = False  # or the picture depends on when it is taken
 
     return run
 
