@@ -68,7 +68,7 @@ image: setup ## the image of the lab's guest, unless it is there
 
 demo: image ## record two loads of a fresh file in the lab guest and compare them
 	@mkdir -p $(dir $(DEMO_OUT)); rm -rf $(DEMO_OUT)
-	$(BIN)/dmatrace lab run -- \
+	$(BIN)/dmatrace lab run --frozen -- \
 	    dmatrace record --strategy dmabuf-bio,udmabuf-dio --size $(DEMO_SIZE) --raise-limits \
 	        -o $(DEMO_OUT)
 	$(BIN)/dmatrace report $(DEMO_OUT)

@@ -124,7 +124,7 @@ def import_bcc() -> Any:
     return bcc
 
 
-def source(present: Collection[Tap], *, sampled: bool = False) -> str:
+def source(present: Collection[Tap], *, sampled: bool = False, newcomers: bool = False) -> str:
     """The C text: one translation unit, because bcc rewrites only its main file."""
     package = resources.files("dmatrace.bpf")
     ledger = ["ledger.c"] if any(tap.source == "pagecache.c" for tap in present) else []
@@ -135,6 +135,8 @@ def source(present: Collection[Tap], *, sampled: bool = False) -> str:
         names.append("pins.c")
     if sampled:
         names.append("samples.c")
+    if newcomers:
+        names.append("newcomers.c")
     return "".join(f'#line 1 "{name}"\n{(package / name).read_text()}\n' for name in names)
 
 

@@ -17,6 +17,7 @@ from dmatrace.phases import PHASES
 MARKER = 0x444D5452  # "DMTR"
 
 THREADS_MAX = 4096
+NEWCOMERS_MAX = 1024  # processes, between two looks of the recorder
 FILES_MAX = 16384
 REQUESTS_MAX = 16384
 DIOS_MAX = 4096
@@ -44,6 +45,7 @@ def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
         "DIOS_MAX": DIOS_MAX,
         "REMOVERS_MAX": REMOVERS_MAX,
         "RING_PAGES": RING_PAGES,
+        "NEWCOMERS_MAX": NEWCOMERS_MAX,
         "FOLLOW_FORK": int(follow_fork),
     }
     values |= {f"PHASE_{_constant(phase)}": n for n, phase in enumerate(PHASES)}

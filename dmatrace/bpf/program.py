@@ -19,9 +19,10 @@ from dmatrace.bpf import cache, layout, libbpf
 from dmatrace.bpf.btf import kernel_btf
 from dmatrace.bpf.compiler import failure, find_bcc, source
 from dmatrace.bpf.constants import constants, lacking
-from dmatrace.bpf.hook import ENTRY_HANDLERS, EXIT_HANDLERS, Tap
+from dmatrace.bpf.hook import ENTRY_HANDLERS, EXIT_HANDLERS, Hook, Tap
 from dmatrace.bpf.hooks import BIO_RELEASE, DIO_COMPLETE, DIO_TAP, HOOKS
 from dmatrace.bpf.hooks_ledger import HEAP, REMOVERS
+from dmatrace.bpf.hooks_newcomers import NEWCOMERS
 from dmatrace.bpf.maps import Map, RingBuffer
 from dmatrace.bpf.resolve import (
     Attachment,
@@ -88,6 +89,17 @@ def _close(fds: list[int]) -> None:
             os.close(fds.pop())
 
 
+def _newcomers() -> list[tuple[Hook, int]]:
+    """The hooks that tell who asks for a dma-buf; CannotHere where nobody can."""
+    found = [(hook, 0) for hook in NEWCOMERS if exists(hook)]
+    if not found:
+        raise CannotHere(
+            "this kernel has neither dma-heaps nor udmabuf: nobody who asks for a dma-buf is seen",
+            do="name processes by -p, --comm or --cgroup",
+        )
+    return found
+
+
 class Program:
     """The loaded and attached program; ``close()`` detaches everything.
 
@@ -103,6 +115,7 @@ class Program:
         without: Collection[str] = (),
         *,
         follow_fork: bool = True,
+        newcomers: bool = False,
         detail: Detail = EXACT,
     ) -> None:
         check_names(without)
@@ -129,6 +142,8 @@ class Program:
             hooks += [(hook, 0) for hook in REMOVERS]
         if exists(HEAP):
             hooks.append((HEAP, 0))
+        if newcomers:
+            hooks += _newcomers()
         missing = lacking(btf)
         sampled = left_out(detail) - {*without}
         passed = {*without, *sampled}
@@ -142,7 +157,7 @@ class Program:
         flags += ["-fms-extensions", "-Wno-everything"]
         formats = [_event(e) / "format" for t in present for e in _CLASSIC.get(t.source, ())]
         #: ``warm``: the program was compiled before, and kept.
-        text = source(present, sampled=detail.hz > 0)
+        text = source(present, sampled=detail.hz > 0, newcomers=newcomers)
         self._compiled, self.warm = cache.compiled(text, flags, formats, self.messages)
         try:
             for each in self._compiled.maps:

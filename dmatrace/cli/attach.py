@@ -36,6 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Record, or open the live view."""
     args.comm = args.cgroup = None
+    args.dma_bufs = False
     if args.output is not None or not sys.stdout.isatty():
         return record.targets(args)
     if args.force:

@@ -42,7 +42,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.usage = (
         "%(prog)s --strategy NAME[,NAME...]|all (--file PATH | --size SIZE) [options]\n"
-        "       %(prog)s (-p PID[,PID...] | --comm NAME | --cgroup PATH) [-d DUR] [options]\n"
+        "       %(prog)s (-p PID[,PID...] | --comm NAME | --cgroup PATH | --dma-bufs)"
+        " [-d DUR] [options]\n"
         "       %(prog)s [options] -- CMD [ARG...]"
     )
     add(
@@ -164,6 +165,10 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--cgroup", metavar="PATH", help="every process in that control group, now or later"
     )
+    group.add_argument(
+        "--dma-bufs", action="store_true",
+        help="every process that holds a dma-buf or asks for one, now or later",
+    )  # fmt: skip
     add_following(group)
 
 
@@ -234,13 +239,14 @@ def check(args: argparse.Namespace) -> None:
         "-p": args.pid,
         "--comm": args.comm,
         "--cgroup": args.cgroup,
+        "--dma-bufs": args.dma_bufs,
         "a command": args.command,
     }
     named = [name for name, value in kinds.items() if value]
     if not named:
         raise UsageError(
             "nothing to record is named",
-            do="give --strategy NAME, -p PID, --comm NAME, --cgroup PATH or -- CMD",
+            do="give --strategy NAME, -p PID, --comm NAME, --cgroup PATH, --dma-bufs or -- CMD",
         )
     if len(named) > 1:
         raise UsageError(f"{named[0]} and {named[1]} exclude each other", do="record one of them")
@@ -275,6 +281,7 @@ def targets(args: argparse.Namespace, command: tuple[str, ...] = ()) -> int:
             pids=args.pid or (),
             comm=args.comm,
             cgroup=args.cgroup,
+            dma_bufs=args.dma_bufs,
             command=command,
             duration=args.duration,
             follow=not args.no_follow,

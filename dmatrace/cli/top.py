@@ -22,6 +22,7 @@ it ends, unless -o names it.
 exit codes: 0 left, 1 failed, 2 usage or no terminal, 3 this machine cannot do it
 
 examples:
+  sudo dmatrace top                         every process that uses dma-bufs
   sudo dmatrace top -p 4711
   sudo dmatrace top --strategy dmabuf-bio,udmabuf-dio --size 1G --raise-limits
   dmatrace top --replay a.dmt
@@ -34,7 +35,7 @@ _FASTEST_S, _SLOWEST_S = 0.1, 3600.0
 def configure(parser: argparse.ArgumentParser) -> None:
     """The verb's options."""
     parser.epilog = _EXAMPLES
-    what = parser.add_mutually_exclusive_group(required=True)
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("-p", "--pid", metavar="PID[,PID]", type=_pids, help="watch these processes")
     what.add_argument(
         "--strategy",
@@ -113,7 +114,11 @@ def run(args: argparse.Namespace) -> int:
     from dmatrace.session import preflight
 
     preflight.check_root()
-    title = f"PID {args.pid}" if args.pid else f"{args.strategy} of {args.file or 'a new file'}"
+    title = "processes that use dma-bufs"
+    if args.pid:
+        title = f"PID {args.pid}"
+    elif args.strategy:
+        title = f"{args.strategy} of {args.file or 'a new file'}"
     tui.run_recorder(_recorder(args), title=title, interval=args.interval, keep=args.output)
     return 0
 
@@ -141,6 +146,8 @@ def _recorder(args: argparse.Namespace) -> list[str]:
     """The options of ``dmatrace record`` for what is asked of top."""
     if args.pid:
         return ["-p", args.pid]
+    if not args.strategy:
+        return ["--dma-bufs"]
     found = ["--strategy", args.strategy]
     for name in ("file", "size", "rounds", "cache", "block", "jobs", "depth"):
         value = getattr(args, name)

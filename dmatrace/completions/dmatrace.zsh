@@ -185,6 +185,7 @@ _shtab_dmatrace_lab_run_options=(
   "--kernel[the guest\'s kernel (default 6.12)]:6.12|6.1|7.2:"
   "--memory[of the guest (default 6G)]:SIZE:"
   "--disk-size[of its data (default 4G)]:SIZE:"
+  "--frozen[dmatrace\/ and loaders\/ as they are now, read-only\: starts much faster]"
   "(*):command and arguments, after --:"
 )
 
@@ -207,6 +208,7 @@ _shtab_dmatrace_record_options=(
   {-p,--pid}"[processes that run\; the recording ends when all of them have]:PID[,PID...]:"
   "--comm[every process of that name, now or later, until -d or Ctrl-C]:NAME:"
   "--cgroup[every process in that control group, now or later]:PATH:_files"
+  "--dma-bufs[every process that holds a dma-buf or asks for one, now or later]"
   {-d,--duration}"[end after 10, 10s or 2m]:DUR:"
   "--no-follow[leave out the processes they start, and children]"
   "--file[the file to load]:PATH:_files"

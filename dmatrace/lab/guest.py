@@ -23,7 +23,7 @@ from types import FrameType
 from typing import IO, Any, Self
 
 from dmatrace.errors import CannotHere, DmatraceError
-from dmatrace.lab import accel, disks, emulator, image, places, qemu
+from dmatrace.lab import accel, code, disks, emulator, image, places, qemu
 from dmatrace.lab.kernels import Kernel
 
 #: Seconds from QEMU's start to the first command; a loaded machine without KVM takes 30.
@@ -45,8 +45,9 @@ class Guest:
     """One virtual machine; use as a context manager or call ``stop``.
 
     ``memory`` and ``disk_size`` are in bytes, ``kernel_arguments`` words for the
-    kernel's command line.  Errors: CannotHere when programs
-    are missing, DmatraceError when the guest does not come up or dies.
+    kernel's command line.  A ``frozen`` one runs the code as it was when it booted,
+    which lies read-only in its checkout and starts much faster.  Errors: CannotHere
+    when programs are missing, DmatraceError when the guest does not come up or dies.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Guest:
         disk_size: int = 4 << 30,
         cpus: int = 2,
         kernel_arguments: str = "",
+        frozen: bool = False,
         progress: Progress = lambda _: None,
     ) -> None:
         self.kernel = kernel
@@ -64,6 +66,7 @@ class Guest:
         self.disk_size = disk_size
         self.cpus = cpus
         self.kernel_arguments = kernel_arguments
+        self.frozen = frozen
         self.checkout = places.checkout()
         self._progress = progress
         self._jobs = itertools.count(1)
@@ -93,8 +96,10 @@ class Guest:
         self._temporary = places.Temporary(places.cache() / "run", "guest-")
         try:
             self._make_keys()
-            drive = disks.data_disk(self.directory / "data.img", self.disk_size)
-            self._start_until_it_speaks(built, accelerator, drive)
+            drives = {"data": disks.data_disk(self.directory / "data.img", self.disk_size)}
+            if self.frozen:
+                drives["code"] = code.disk(self.checkout, self.directory / "code.tar")
+            self._start_until_it_speaks(built, accelerator, drives)
             self._connect(time.monotonic() + BOOT_SECONDS)
         except BaseException:
             self.stop()
@@ -102,10 +107,10 @@ class Guest:
         self._progress(f"guest {self.kernel.name}: up in {time.monotonic() - started:.1f} s")
 
     def _start_until_it_speaks(
-        self, built: image.Image, accelerator: Sequence[str], drive: str
+        self, built: image.Image, accelerator: Sequence[str], drives: Mapping[str, str]
     ) -> None:
         for last in (False,) * (STARTS - 1) + (True,):
-            self._launch(built, accelerator, drive)
+            self._launch(built, accelerator, drives)
             if last or self._speaks(time.monotonic() + FIRST_WORD_SECONDS):
                 return
             said = f"its kernel said nothing in {FIRST_WORD_SECONDS:.0f} s; starting it again"
@@ -158,9 +163,12 @@ class Guest:
         (self.directory / "known_hosts").write_text(f"dmatrace-lab {public}")
         (self.directory / "checkout").write_text(str(self.checkout))
 
-    def _launch(self, built: image.Image, accelerator: Sequence[str], drive: str) -> None:
+    def _launch(
+        self, built: image.Image, accelerator: Sequence[str], drives: Mapping[str, str]
+    ) -> None:
         """Starts QEMU on a free port; another program may take the port first, so try again."""
-        log = self.directory / "qemu.log"
+        here = self.directory
+        log = here / "qemu.log"
         for _ in range(5):
             with socket.create_server(("127.0.0.1", 0)) as probe:
                 self.port = int(probe.getsockname()[1])
@@ -171,7 +179,7 @@ class Guest:
                         *self._program,
                         *accelerator,
                         *("-smp", str(self.cpus), "-m", f"{self.memory >> 20}M"),
-                        *qemu.devices(self.directory, self.checkout, built.root, drive, self.port),
+                        *qemu.devices(here, self.checkout, built.root, drives, self.port),
                         *qemu.kernel(built.kernel, built.initrd, self.kernel_arguments),
                     ],
                     stdin=subprocess.DEVNULL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -12,18 +13,22 @@ def kernel(path: Path, initrd: Path, arguments: str) -> list[str]:
     return ["-kernel", str(path), "-initrd", str(initrd), "-append", line.strip()]
 
 
-def devices(here: Path, checkout: Path, root: Path, drive: str, port: int) -> list[str]:
+def devices(
+    here: Path, checkout: Path, root: Path, drives: Mapping[str, str], port: int
+) -> list[str]:
     """Disks, network, the shared checkout, the console, and the guest's keys.
 
-    ``here`` is the guest's directory on the host, ``root`` its root disk, ``drive``
-    its data disk as an argument of -drive, ``port`` the host's for its sshd.
+    ``here`` is the guest's directory on the host, ``root`` its root disk, ``drives``
+    further ones by what they are for, as arguments of -drive with that as their id,
+    ``port`` the host's for its sshd.
     """
     argv = ["-name", "dmatrace-lab", "-machine", "q35"]
     argv += ["-nodefaults", "-no-user-config", "-no-reboot"]
     argv += ["-display", "none", "-serial", f"file:{_quoted(here / 'console.log')}"]
     disk = f"file={_quoted(root)},format=raw,snapshot=on,if=none,id=root,cache=unsafe"
     argv += ["-drive", disk, "-device", "virtio-blk-pci,drive=root,serial=dmatrace-root"]
-    argv += ["-drive", drive, "-device", "virtio-blk-pci,drive=data,serial=dmatrace-data"]
+    for name, drive in drives.items():
+        argv += ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial=dmatrace-{name}"]
     share = f"local,id=checkout,path={_quoted(checkout)},security_model=none"
     argv += ["-fsdev", f"{share},multidevs=remap"]
     argv += ["-device", "virtio-9p-pci,fsdev=checkout,mount_tag=checkout"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from dmatrace.phases import PHASES
@@ -62,7 +62,10 @@ class _Thread:
 
 
 class Observer:
-    """Follows processes and writes what they did; ``more`` says whether a new one is meant."""
+    """Follows processes and writes what they did.
+
+    ``more`` says whether a new one is meant, ``newcomers`` names those that are.
+    """
 
     def __init__(
         self,
@@ -73,6 +76,7 @@ class Observer:
         say: Progress,
         more: Callable[[Event], bool] | None = None,
         ledger: Ledger | None = None,
+        newcomers: Callable[[], Iterable[int]] = tuple,
     ) -> None:
         self._ledger = ledger
         self._named: dict[files.File, str] = {}
@@ -82,6 +86,7 @@ class Observer:
         self._delays = delays
         self._say = say
         self._more = more
+        self._newcomers = newcomers
         self._polled = 0.0
         self._adding = 0  # the process whose threads are just being followed
         self._cached = (0, 0)  # bytes: the files' peaks, and what is there now
@@ -119,6 +124,8 @@ class Observer:
         self._keep(self._tracer.take())
         for event in self._events.take() if self._events else ():
             self._event(event)
+        for pid in self._newcomers():
+            self.add(pid)
         if time.monotonic() - self._polled > _POLL_S:
             self._polled = time.monotonic()
             self._tracer.poll_threads()

@@ -19,7 +19,7 @@ from dmatrace.bpf.program import check_machine
 from dmatrace.detail import Detail
 from dmatrace.errors import DmatraceError
 from dmatrace.recording import check_place
-from dmatrace.session import preflight, processes
+from dmatrace.session import inventory, preflight, processes
 from dmatrace.session.command import Command, User, find, invoking, user_name
 from dmatrace.session.delays import Delays
 from dmatrace.session.ledger import Ledger
@@ -35,11 +35,12 @@ _TICK_S = 0.05
 
 @dataclass(frozen=True)
 class Options:
-    """What to follow, exactly one of the first four; ``duration`` in seconds, None: no end."""
+    """What to follow, exactly one of the first five; ``duration`` in seconds, None: no end."""
 
     pids: tuple[int, ...]
     comm: str | None
     cgroup: str | None
+    dma_bufs: bool
     command: tuple[str, ...]
     duration: float | None
     follow: bool
@@ -74,6 +75,9 @@ class _Target:
             found = processes.called(options.comm)
         elif self.cgroup is not None:
             found = [pid for pid in self.cgroup.members() if pid != os.getpid()]
+        elif options.dma_bufs:
+            held = inventory.buffers()
+            found = [holder.pid for buffer in held for holder in buffer.holders]
         else:
             found = [processes.check(pid).pid for pid in options.pids]
         if options.follow:
@@ -93,7 +97,8 @@ class _Target:
     @property
     def waits(self) -> bool:
         """Whether processes that are not there yet are meant too."""
-        return self.options.comm is not None or self.cgroup is not None
+        options = self.options
+        return options.comm is not None or self.cgroup is not None or options.dma_bufs
 
     def over(self) -> bool:
         """Whether nobody can come any more."""
@@ -107,6 +112,8 @@ class _Target:
             found["comm"] = options.comm
         if self.cgroup is not None:
             found["cgroup"] = self.cgroup.path
+        if options.dma_bufs:
+            found["dma_bufs"] = True
         return found
 
     def name(self, pids: Sequence[int]) -> str:
@@ -116,6 +123,8 @@ class _Target:
             return (os.path.basename(self.cgroup.path) or "cgroup") + ".dmt"
         if options.comm is not None:
             return options.comm.replace("/", "_") + ".dmt"
+        if options.dma_bufs:
+            return "dma-bufs.dmt"
         found = processes.look(pids[0])
         more = f"+{len(options.pids) - 1}" if len(options.pids) > 1 else ""
         return f"{found.comm.replace('/', '_') if found else 'process'}-{pids[0]}{more}.dmt"
@@ -170,6 +179,7 @@ def _still(target: _Target) -> list[int]:
 def _following(observer: Observer, target: _Target) -> str:
     if not observer.processes:
         where = f"in {target.cgroup.path}" if target.cgroup else f"called {target.options.comm}"
+        where = "that ask for a dma-buf" if target.options.dma_bufs else where
         return f"waiting for processes {where}; Ctrl-C ends"
     names = [f"{p.row['pid']} ({p.row['comm']})" for p in observer.processes]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
@@ -283,6 +293,7 @@ class _Observing(contextlib.ExitStack):
                 detail=options.detail,
                 force=options.force,
                 follow_fork=options.follow,
+                newcomers=options.dma_bufs,
             )
         )
 
@@ -300,8 +311,9 @@ class _Observing(contextlib.ExitStack):
         )
         say = self._options.say
         observer = Observer(
-            session.tracer, session.writer, self.events, self.delays, say, more, ledger
-        )
+            session.tracer, session.writer, self.events, self.delays, say, more, ledger,
+            session.tracer.newcomers,
+        )  # fmt: skip
         followed = observer.processes
         ledger.begin()
         return observer

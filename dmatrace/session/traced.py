@@ -68,6 +68,7 @@ def traced(
     force: bool = False,
     detail: Detail = EXACT,
     follow_fork: bool = True,
+    newcomers: bool = False,
 ) -> Iterator[Traced]:
     """Attach, and open the recording with ``meta`` and what every recording says.
 
@@ -76,7 +77,7 @@ def traced(
     say("loading and attaching the BPF programs")
     started = time.monotonic()
     with ExitStack() as stack:
-        tracer = Tracer(hooks, without, detail=detail, follow_fork=follow_fork)
+        tracer = Tracer(hooks, without, detail=detail, follow_fork=follow_fork, newcomers=newcomers)
         stack.callback(tracer.close)
         attached = sum(1 for hook in tracer.hooks if hook["attached"])
         kept = " (compiled before)" if tracer.program.warm else ""

@@ -44,6 +44,7 @@ class Tracer:
         without: Collection[str] = (),
         *,
         follow_fork: bool = True,
+        newcomers: bool = False,
         stats: bool = True,
         detail: Detail = EXACT,
     ) -> None:
@@ -53,7 +54,9 @@ class Tracer:
         self.devices: set[int] = set()
         self.detail = detail
         self._samples: list[tuple[int, bytes]] = []
-        self.program = Program(mode, without, follow_fork=follow_fork, detail=detail)
+        self.program = Program(
+            mode, without, follow_fork=follow_fork, newcomers=newcomers, detail=detail
+        )
         try:
             self.program.check_layout()
             self._tables = self.program.tables
@@ -72,6 +75,17 @@ class Tracer:
     def hooks(self) -> list[dict[str, object]]:
         """The recording's ``hooks`` list."""
         return self.program.hooks
+
+    def newcomers(self) -> list[int]:
+        """Processes that asked for a dma-buf since the last call, and are not followed."""
+        table = self._tables.get("newcomers")
+        if table is None:
+            return []
+        found = list(table.keys())
+        for key in found:
+            with contextlib.suppress(KeyError):
+                del table[key]
+        return [int(key.value) for key in found]
 
     def follow(self, pid: int, *, show: bool = False) -> list[int]:
         """Trace every thread that process ``pid`` has now, and those it starts: their tids.

@@ -50,7 +50,9 @@ def measure(name: str, table: Table, failed: list[str]) -> str:
     shared = places.checkout() / "build" / "accuracy" / name
     shutil.rmtree(shared, ignore_errors=True)
     shared.mkdir(parents=True)
-    with Guest(kernels.find(name), progress=lambda text: print(text, file=sys.stderr)) as guest:
+    with Guest(
+        kernels.find(name), frozen=True, progress=lambda text: print(text, file=sys.stderr)
+    ) as guest:
         lab = Lab(guest, shared)
         for section, workload in WORKLOADS:
             print(f"{name}: {section}", file=sys.stderr)

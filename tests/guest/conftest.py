@@ -47,7 +47,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 @pytest.fixture(scope="session", params=_chosen(), ids=lambda kernel: kernel.name)
 def guest(request: pytest.FixtureRequest) -> Iterator[Guest]:
     """A running guest; tests that use it run once per kernel and share it."""
-    machine = Guest(request.param, progress=lambda text: print(text, file=sys.stderr))
+    machine = Guest(request.param, frozen=True, progress=lambda text: print(text, file=sys.stderr))
     try:
         machine.start()
     except CannotHere as error:

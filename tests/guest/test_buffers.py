@@ -11,7 +11,6 @@ import pytest
 from tests.guest.lab import Lab
 
 # Minutes of emulation each; `make test` has the rest.
-pytestmark = pytest.mark.long
 
 MIB = 1 << 20
 SIZE = 8 * MIB

@@ -15,7 +15,6 @@ from dmatrace.recording import Recording
 from tests.guest.lab import Lab, report
 
 # Minutes of emulation each; `make test` has the rest.
-pytestmark = pytest.mark.long
 
 SEED = 20251122
 MOST = 32  # threads

@@ -14,8 +14,6 @@ import pytest
 from dmatrace.analysis import law
 from tests.guest.lab import Lab, report
 
-# Clocks of several processes on a host that may be busy; `make test` has the host's part.
-pytestmark = pytest.mark.long
 MIB = 1 << 20
 READING = Path(__file__).with_name("reading.py")
 USER = "dmatrace-test"
@@ -282,6 +280,47 @@ def test_a_bad_target_is_one_line(lab: Lab, script: str, code: int, says: str) -
     assert says in done.err
     assert len(done.lines) == 1
     assert done.out == ""
+
+
+_DMA_BUF = """
+import mmap, os, sys, time
+from dmatrace_loaders import kernel
+held = [kernel.heap_alloc(1 << 20)]
+open(sys.argv[1], "w").write(str(os.getpid()))
+while not os.path.exists(sys.argv[3]):
+    time.sleep(0.1)
+size = os.path.getsize(sys.argv[2])
+held.append(kernel.heap_alloc(size))
+time.sleep(2)  # whoever saw it ask for a buffer follows it by now
+with mmap.mmap(held[-1], size) as target, open(sys.argv[2], "rb", buffering=0) as file:
+    assert file.readinto(target) == size
+"""
+
+
+def test_every_process_that_uses_dma_bufs(lab: Lab, place: str) -> None:
+    """One that holds one and one that comes later; another that reads is left out."""
+    out, work = lab.shared / "dma-bufs.dmt", lab.shared / "dma_buf.py"
+    work.write_text(_DMA_BUF)
+    done = lab.shell(
+        f"python3 {work} /tmp/first {place}/direct /tmp/go & until [ -s /tmp/first ]; do sleep 0.2;"
+        f" done; dmatrace record --dma-bufs -o {out} 2>/tmp/said & recorder=$!;"
+        " for n in $(seq 600); do grep -q following /tmp/said && break; sleep 0.2; done;"
+        f" touch /tmp/go; cat {place}/cached >/dev/null;"
+        f" python3 {work} /tmp/second {place}/direct /tmp/go; wait %1;"
+        " kill -INT $recorder; wait $recorder; code=$?; cat /tmp/said >&2;"
+        " cat /tmp/first /tmp/second; rm /tmp/go; exit $code"
+    )
+    assert done.code == 0, done.err
+    document = report(out)
+    assert document["target"]["dma_bufs"] is True
+    size = 13 * MIB
+    by_pid = {str(load["pid"]): load for load in document["loads"]}
+    assert "".join(sorted(by_pid, key=int)) == done.out
+    first, second = (by_pid[pid] for pid in sorted(by_pid, key=int))
+    assert size <= first["bytes"] <= size + MIB
+    assert size <= second["bytes"] <= size + MIB
+    assert first["memory"]["dmabuf"] == size  # the one before was there already
+    assert law.closure(document) == []
 
 
 @pytest.mark.long

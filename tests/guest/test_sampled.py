@@ -20,7 +20,6 @@ from tests.guest.lab import Lab
 from tests.guest.watched import SIZE
 
 # Minutes of emulation each; `make test` has the rest.
-pytestmark = pytest.mark.long
 
 # Of different families: heap, anonymous memory, memfd by reads, by writes and by direct I/O,
 # udmabuf, a mapped file, a pipe.

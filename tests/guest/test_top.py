@@ -10,7 +10,6 @@ import pytest
 from tests.guest.lab import ATTACHED, SIZE_LIMIT, Lab, report
 
 # Minutes of emulation each; `make test` has the rest.
-pytestmark = pytest.mark.long
 
 SIZE = "48M"
 RACE = "dmabuf-bio,udmabuf-dio"

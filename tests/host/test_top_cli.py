@@ -30,7 +30,7 @@ def _environment() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("arguments", "code", "line"),
     [
-        ([], 2, "one of the arguments -p/--pid --strategy --replay is required"),
+        ([], 2, "top needs a terminal; use `dmatrace record`"),
         (["-p", "x"], 2, "'x' is not a whole number above 0"),
         (["-p", "1", "--replay", "a.dmt"], 2, "not allowed with"),
         (["--strategy", "anon-bio"], 2, "--strategy needs a file to load; add --file PATH"),
