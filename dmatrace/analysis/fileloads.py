@@ -234,6 +234,7 @@ def _load(
     return {
         "load_id": load_id,
         "pid": int(ways[0]["tgid"]),
+        "strategy": str(process.get("strategy", "")),
         "comm": str(process.get("comm", "")),
         "path": next((str(row["path"]) for row in ways if row["path"]), ""),
         "format": next((str(row["format"]) for row in ways if row["format"]), ""),

@@ -53,7 +53,7 @@ def findings(load: Load, file_loads: Sequence[Load], flows: Sequence[Load]) -> l
     Of a process that was followed; others are known by their strategy's name: none.
     """
     mine = [each for each in file_loads if each["load_id"] == load["load_id"]]
-    if not mine:
+    if not mine or load["strategy"] != "observed":
         return []
     found = [*_phases(load, mine), *_waits(load, mine)]
     for each in mine:

@@ -59,7 +59,10 @@ static __always_inline int about(struct call_event *e, u64 fd)
 	return 1;
 }
 
-/* Mappings that lie in [start, end) are no more; whether there was one. */
+/*
+ * What is mapped in [start, end) is no more; whether there was something.  Of a mapping
+ * that is cut in the middle the upper part finds no room.
+ */
 static __always_inline int forget_regions(u32 tgid, u64 start, u64 end)
 {
 	struct regions *all = regions.lookup(&tgid);
@@ -72,12 +75,26 @@ static __always_inline int forget_regions(u32 tgid, u64 start, u64 end)
 	for (i = 0; i < REGIONS_MAX; i++) {
 		struct region *r = &all->at[i];
 
-		if (r->end > r->start && r->start >= start && r->end <= end) {
-			r->end = r->start;
-			found = 1;
+		if (r->end <= r->start || r->end <= start || r->start >= end)
+			continue;
+		found = 1;
+		if (r->start >= start && r->end > end) {
+			r->start = end;
+			continue;
 		}
+		if (r->end > end)
+			all->missed += 1;
+		r->end = r->start >= start ? r->start : start;
 	}
 	return found;
+}
+
+static __always_inline void miss_region(u32 tgid)
+{
+	struct regions *all = regions.lookup(&tgid);
+
+	if (all)
+		all->missed += 1;
 }
 
 static __always_inline void note_region(u32 tgid, struct region *new)
@@ -132,12 +149,13 @@ static __always_inline void call_begins(struct thread *t, u32 number, u64 regs)
 {
 	struct call_event e = { .type = EV_CALL, .tid = t->tid, .tgid = t->tgid, .at = t->last };
 	u64 a0, a1, a2;
+	int known;
 
 	t->call = number;
 	t->sink = t->source = t->call_ino = 0;
 	switch (number) {
 	case NR_CLOSE: case NR_MUNMAP: case NR_MADVISE: case NR_FADVISE64: case NR_READAHEAD:
-	case NR_SENDFILE: case NR_SPLICE: case NR_COPY_FILE_RANGE: case NR_IOCTL:
+	case NR_MREMAP: case NR_SENDFILE: case NR_SPLICE: case NR_COPY_FILE_RANGE: case NR_IOCTL:
 		break;
 	default:
 		return;
@@ -166,11 +184,18 @@ static __always_inline void call_begins(struct thread *t, u32 number, u64 regs)
 		if (!about(&e, a0))
 			return;
 		break;
-	case NR_MUNMAP:
+	case NR_MUNMAP: case NR_MREMAP:
 		e.what = CALL_MUNMAP;
 		e.address = a0;
 		e.length = a1;
-		if (!forget_regions(t->tgid, a0, a0 + a1) && a1 < SCALE)
+		known = forget_regions(t->tgid, a0, a0 + a1);
+		if (number == NR_MREMAP) {
+			/* Where it goes to is not followed. */
+			if (known)
+				miss_region(t->tgid);
+			return;
+		}
+		if (!known && a1 < SCALE)
 			return;
 		break;
 	case NR_MADVISE:

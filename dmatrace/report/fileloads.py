@@ -15,7 +15,7 @@ _BAR = 30
 
 def loads(document: Mapping[str, Any], style: Style) -> Iterator[str]:
     """Each file that was loaded: bytes, rate, verdict, and the evidence of each part."""
-    found = document.get("file_loads", [])
+    found = [load for load in document.get("file_loads", []) if load["strategy"] == "observed"]
     if found:
         yield style.paint("files loaded", "bold")
     largest = sorted(found, key=lambda load: -load["bytes"])[:_FEW]
@@ -47,7 +47,8 @@ def _load(load: Mapping[str, Any], style: Style) -> Iterator[str]:
 
 def flows(document: Mapping[str, Any], style: Style) -> Iterator[str]:
     """Each dma-buf: what filled it, and its steps over time."""
-    found = document.get("buffer_flows", [])
+    observed = {load["load_id"] for load in document["loads"] if load["strategy"] == "observed"}
+    found = [flow for flow in document.get("buffer_flows", []) if flow["load_id"] in observed]
     if found:
         yield style.paint("what filled the dma-bufs", "bold")
     for flow in sorted(found, key=lambda each: -each["size"])[:_FEW]:

@@ -156,7 +156,7 @@ class Ways:
             region.kind = layout.TARGETS.index(found["target"])
             free += 1
         table = self._program.table("regions")
-        if table is not None and free:
+        if table is not None:
             table[ctypes.c_uint32(pid)] = table.Leaf.from_buffer_copy(regions)
         rows += [{**head, "what": "held", **found} for found in held(pid, self._root)]
         for row in rows:
@@ -197,11 +197,10 @@ class Ways:
             self._append("ways", rows)
 
     def forget(self) -> None:
-        """Start at nothing: for a recorder of one load after the other."""
-        for name in ("ways", "regions"):
-            table = self._program.table(name)
-            if table is not None:
-                table.clear()
+        """Let the sums start at nothing: for a recorder of one load after the other."""
+        table = self._program.table("ways")
+        if table is not None:
+            table.clear()
         self._last.clear()
 
     def _described(self, key: Key, pid: int, named: Mapping[Key, str]) -> Row:

@@ -162,3 +162,41 @@ def test_findings_name_what_was_done(seen: Seen) -> None:
     assert "in memory twice" not in kinds("udmabuf")
     assert "copied twice" in kinds("bounce")
     assert "faulted page by page" in kinds("mmap")
+
+
+#: Our own loaders, whose ways are known: what the classifier calls them.
+STRATEGIES = {
+    "anon-bio": "buffered into anonymous memory",
+    "anon-dio": "direct into anonymous memory",
+    "dmabuf-bio": "buffered into dma-heap buffer",
+    "dmabuf-dontcache-bio": "dontcache into dma-heap buffer",
+    "filemap-bio": "mmap+populate",
+    "memfd-bio": "buffered into memfd",
+    "memfd-dio": "direct into memfd",
+    "memfd-rw-bio": "buffered into anonymous memory",
+    "memfd-sendfile-bio": "sendfile into memfd",
+    "memfd-sendfile-dio": "sendfile into memfd",
+    "memfd-splice-dio": "splice into memfd",
+    "udmabuf-bio": "buffered into udmabuf",
+    "udmabuf-mmap-bio": "buffered into udmabuf",
+    "udmabuf-overlap-dio": "direct into udmabuf",
+    "udmabuf-splice-bio": "splice into udmabuf",
+    "udmabuf-uring-dio": "io_uring+direct into udmabuf",
+}
+
+
+def test_our_own_strategies_are_recognised(lab: Lab) -> None:
+    chosen = ",".join(STRATEGIES)
+    document = lab.record("ours", "--strategy", chosen, "--size", "8M", "--depth", "4")
+    skipped = {skip["strategy"] for skip in document["skipped"]}
+    assert skipped <= {"dmabuf-dontcache-bio"}
+    names = {load["load_id"]: load["strategy"] for load in document["loads"]}
+    found = {names[load["load_id"]]: load for load in document["file_loads"]}
+    assert {name: load["verdict"] for name, load in found.items()} == {
+        name: verdict for name, verdict in STRATEGIES.items() if name not in skipped
+    }
+    for name, load in found.items():
+        assert (load["bytes"], load["size"]) == (8 * MIB, 8 * MIB), name
+    buffers = {names[flow["load_id"]]: flow for flow in document["buffer_flows"]}
+    wanted = {name for name in found if name.startswith(("dmabuf", "udmabuf"))}
+    assert {name for name, flow in buffers.items() if flow["filled"] == 8 * MIB} == wanted

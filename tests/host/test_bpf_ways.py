@@ -184,6 +184,32 @@ def test_more_mappings_than_there_is_room_for() -> None:
     assert found == {"anonymous": 4096, "unknown": 8192, "shmem": 100}
 
 
+def test_mappings_that_are_cut_or_moved() -> None:
+    """What is left of one is still it; where that is not known nothing is called anonymous."""
+    process = Process()
+    model = process.file(50, "file", size=8 * MIB)
+    fd = process.open(process.file(61, "file", magic=TMPFS))
+    for place in (1, 2, 3, 4):
+        process.mmap(fd, place << 40, 4 * MIB)
+    for address, length in ((1 << 40, MIB), ((2 << 40) + 3 * MIB, MIB)):
+        process.end(process.call("munmap", address, length))
+    # Something else takes its place, without a munmap().
+    process.end(process.call("mmap", 3 << 40, 4 * MIB, 3, 0x32, -1 & 0xFFFFFFFF, 0), 3 << 40)
+    for address in (1 << 40, (2 << 40) + 3 * MIB, 3 << 40):
+        process.read(model, address, 100)
+    for address in ((1 << 40) + MIB, 2 << 40, 4 << 40):
+        process.read(model, address, 1000)
+    found = {row["target"]: row["bytes"] for row in process.ways()}
+    assert found == {"anonymous": 300, "shmem": 3000}
+    process.end(process.call("munmap", (4 << 40) + MIB, MIB))  # a hole
+    process.read(model, 4 << 40, 1000)
+    process.end(process.call("mremap", 2 << 40, 3 * MIB, 8 * MIB, 1))
+    process.read(model, 2 << 40, 5)
+    process.read(model, (4 << 40) + 2 * MIB, 7)
+    found = {row["target"]: row["bytes"] for row in process.ways()}
+    assert found == {"anonymous": 300, "shmem": 4000, "unknown": 12}
+
+
 def test_a_small_file_is_no_load_and_a_full_map_is_lost() -> None:
     process = Process()
     process.read(process.file(50, "file", size=MIB - 1), 4096, 4096)
