@@ -8,7 +8,7 @@ shows: such a buffer is said to be filled by nothing that was seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dmatrace.analysis.fileloads import Facts, File, Row, last_ways
@@ -107,6 +107,26 @@ def _fill(load: Mapping[str, Any], part: Mapping[str, Any], through: str) -> dic
     }  # fmt: skip
 
 
+def _around(
+    fill: Mapping[str, Any], buffer: Mapping[str, Any], facts: Facts
+) -> Iterator[tuple[str, int]]:
+    """The last open of a fill's file before it, and the first close after it."""
+    if not fill["ino"]:
+        return
+    said: dict[str, list[int]] = {"open": [], "close": []}
+    for row in facts.calls:
+        file = int(row["dev"]), int(row["ino"])
+        mine = (_named(file), file[1]) == (fill["dev"], fill["ino"])
+        if mine and row["load_id"] == buffer["load_id"] and row["what"] in said:
+            said[str(row["what"])].append(int(row["t_ns"]))
+    opened = [at for at in said["open"] if at <= fill["first_ns"]]
+    closed = [at for at in said["close"] if at >= fill["last_ns"]]
+    if opened:
+        yield "open", max(opened)
+    if closed:
+        yield "close", min(closed)
+
+
 def _steps(
     ino: int,
     memfd: File | None,
@@ -122,14 +142,15 @@ def _steps(
     def add(step: str, start: int, end: int, what: str) -> None:
         steps.append({"step": step, "start_ns": start, "end_ns": end, "what": what})
 
-    sources = {(fill["dev"], fill["ino"]) for fill in fills if fill["ino"]}
+    for fill in fills:
+        for what, at in _around(fill, buffer, facts):
+            add(what, at, at, "file")
     for row in facts.calls:
         file = int(row["dev"]), int(row["ino"])
         at, what = int(row["t_ns"]), str(row["what"])
-        if row["tgid"] == buffer["pid"] and (_named(file), file[1]) in sources:
-            if what in ("open", "close"):
-                add(what, at, at, "file")
-        elif row["target"] == "dmabuf" and file[1] == ino:
+        if row["load_id"] != buffer["load_id"]:
+            continue
+        if row["target"] == "dmabuf" and file[1] == ino:
             if what in ("mmap", "munmap", "close"):
                 add({"mmap": "map", "munmap": "unmap"}.get(what, what), at, at, "dma-buf")
         elif memfd == file and what == "mmap":

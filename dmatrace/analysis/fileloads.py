@@ -61,6 +61,11 @@ class Facts:
                 exporter, heap = str(row["exporter"]), str(row["heap"])
                 self._takers[int(row["ino"])] = Taker(exporter=exporter, heap=heap)
 
+    def path(self, file: File) -> str:
+        """What a process called the file when it opened it, or /proc when it was followed."""
+        named = (str(row["path"]) for row in self.calls if (row["dev"], row["ino"]) == file)
+        return next((path for path in named if path), "")
+
     def taker(self, kind: str, to: File) -> Taker:
         """What is known of what took bytes."""
         if kind == "dmabuf":
@@ -135,11 +140,13 @@ def file_loads(
     mapped = _mapped(runs, {key for key, mine in found.items() if faults(mine)})
     result = []
     for (load_id, file), mine in found.items():
-        parts = _parts(file, mine, facts, mapped.get((load_id, file), (0, 0)))
-        total = sum(part.bytes for part in parts)
-        if total < SCALE or (all(part.way == "fault" for part in parts) and facts.is_code(file)):
+        if facts.is_code(file):
+            mine = [row for row in mine if row["way"] != "fault"]
+        parts = _parts(file, mine, facts, mapped.get((load_id, file), (0, 0))) if mine else []
+        if sum(part.bytes for part in parts) < SCALE:
             continue
-        result.append(_load(load_id, file, mine, parts, processes.get(load_id, {}), cached))
+        load = _load(load_id, file, mine, parts, processes.get(load_id, {}), cached)
+        result.append(load | {"path": load["path"] or facts.path(file)})
     return sorted(result, key=lambda load: (load["start_ns"], load["load_id"]))
 
 

@@ -147,14 +147,15 @@ static __always_inline void on_read_exit(struct thread *t, struct frame *f, u32 
 	case EXIT_DIO_BYTES:            /* ssize_t, after a synchronous completion too */
 		count_positive(t, COUNT_DIO, bytes);
 		path = IO_DIRECT;
-		ended = handler == EXIT_DIO_BYTES;
+		ended = 1;
 		if (bytes < 0 && bytes != -EIOCBQUEUED) {
 			t->counters[COUNT_DIO_ERRORS] += 1;
 			path = IO_ERROR;
 		}
 		break;
 	case EXIT_DIO_POINTER:          /* struct iomap_dio *: an ERR_PTR read nothing */
-		ended = !f->arg;
+		/* What is not asynchronous goes on with iomap_dio_complete(dio), behind this call. */
+		ended = !f->arg && (!ret || IS_ERROR(ret));
 		if (IS_ERROR(ret) && bytes != -EIOCBQUEUED) {
 			/* EAGAIN of an asynchronous one: whoever asked tries again. */
 			if (f->arg) {

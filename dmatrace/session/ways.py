@@ -131,7 +131,7 @@ class Ways:
         self._load_of = load_of
         self._root = root
         self._sampled = 0.0
-        self._last: dict[bytes, bytes] = {}
+        self._last: dict[bytes, tuple[bytes, int, str]] = {}
         self._files: dict[Key, _File] = {}
 
     def follow(self, pid: int) -> None:
@@ -187,12 +187,16 @@ class Ways:
         rows = []
         for raw_key, raw in table.items():
             key, value = bytes(raw_key), bytes(raw)
-            if self._last.get(key) == value:
+            way = layout.WayKey.from_buffer_copy(key)
+            load_id = self._load_of(way.tgid)
+            file = self._described((way.file.dev, way.file.ino), way.tgid, named)
+            # Its birth and its file's name may come to us after its first reads.
+            now = value, load_id, file["path"]
+            if load_id < 0 or self._last.get(key) == now:
                 continue
-            self._last[key] = value
-            row = way_row(layout.WayKey.from_buffer_copy(key), layout.Way.from_buffer_copy(value))
-            row |= {**head, "load_id": self._load_of(row["tgid"])}
-            rows.append(row | self._described((row["dev"], row["ino"]), row["tgid"], named))
+            self._last[key] = now
+            row = way_row(way, layout.Way.from_buffer_copy(value))
+            rows.append({**head, "load_id": load_id, **row, **file})
         if rows:
             self._append("ways", rows)
 

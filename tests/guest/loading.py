@@ -81,7 +81,7 @@ def udmabuf(memory: int) -> int:
         device = os.open("/dev/udmabuf", os.O_RDWR)
     except OSError as error:
         raise Skipped("no /dev/udmabuf") from error
-    asked = struct.pack("=IIQQ", memory, 1, 0, SIZE)
+    asked = bytearray(struct.pack("=IIQQ", memory, 1, 0, SIZE))
     return fcntl.ioctl(device, _UDMABUF_CREATE, asked)
 
 

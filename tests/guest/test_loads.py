@@ -170,7 +170,7 @@ STRATEGIES = {
     "anon-dio": "direct into anonymous memory",
     "dmabuf-bio": "buffered into dma-heap buffer",
     "dmabuf-dontcache-bio": "dontcache into dma-heap buffer",
-    "filemap-bio": "mmap+populate",
+    "filemap-bio": "mmap",
     "memfd-bio": "buffered into memfd",
     "memfd-dio": "direct into memfd",
     "memfd-rw-bio": "buffered into anonymous memory",
