@@ -195,7 +195,7 @@ def _file(load: Load) -> Iterator[dict[str, Any]]:
     if cached is not None and load["target"] and cached > BESIDE * min(size, total):
         yield _finding(
             "in memory twice",
-            f"{name}: {format_size(cached)} of it stay in the page cache beside the"
+            f"{name}: at least {format_size(cached)} of it stay in the page cache beside the"
             f" {load['target']} that {format_size(total)} went into.",
             "O_DIRECT or RWF_DONTCACHE leave nothing; posix_fadvise(DONTNEED) gives it back",
             {"cached": cached, "bytes": total},

@@ -20,10 +20,10 @@ def of_recording(
         return [], []
     facts = Facts(calls, buffers, ways)
     processes = {int(row["load_id"]): row for row in rows(recording, "loads")}
+    # Of a file whose count began after some of it was cached: at least.
     cached = {
-        (int(row["dev"]), int(row["ino"])): int(row["current"])
+        (int(row["dev"]), int(row["ino"])): max(0, int(row["current"]))
         for row in rows(recording, "page_cache")
-        if row["based"] is True
     }
     runs = rows(recording, "runs") if faults(ways) else []
     loads = file_loads(ways, facts, runs, cached, processes)
