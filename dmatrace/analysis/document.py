@@ -9,7 +9,9 @@ its steps as they were traced (``steps``), the machine's dma-bufs at its end
 not follow (``stack``) and, where stacks were sampled, the functions they were in
 (``samples``); of a process that was followed (strategy "observed") its ``pid``,
 ``comm``, ``command`` and how it ``ended`` ("" if it ran on); per thread what the
-kernel's delay accounting says (``delays``, null if nothing is known).  ``lost`` has
+kernel's delay accounting says (``delays``, null if nothing is known).  ``file_loads``
+are the large files that processes loaded, and how (classify.py); ``buffer_flows`` which of
+them filled each dma-buf; a load's ``findings`` what its figures mean, ranked.  ``lost`` has
 ``lost_events`` by kind, and beside them "missed", the calls of any task that probes
 missed, null where the kernel does not count those.
 """
@@ -25,7 +27,9 @@ from dmatrace.analysis import (
     critical,
     delays,
     files,
+    findings,
     inventory,
+    loaded,
     overlap,
     samples,
     sweep,
@@ -53,6 +57,9 @@ def document(recording: Recording) -> dict[str, Any]:
     """
     meta = recording.meta
     loads = _loads(recording)
+    files_loaded, flows = loaded.of_recording(recording)
+    for load in loads:
+        load["findings"] = findings.findings(load, files_loaded, flows)
     return {
         "schema": SCHEMA,
         "dmatrace": str(meta.get("dmatrace", "")),
@@ -70,6 +77,8 @@ def document(recording: Recording) -> dict[str, Any]:
         "lost": dict(meta.get("lost") or {}),
         "hooks": [_named(hook, _HOOK) for hook in meta.get("hooks") or []],
         "loads": loads,
+        "file_loads": files_loaded,
+        "buffer_flows": flows,
         "skipped": [_named(skip, _SKIPPED) for skip in meta.get("skipped") or []],
         "self": _self_cost(meta.get("self") or {}),
     }

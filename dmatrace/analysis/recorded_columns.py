@@ -226,6 +226,57 @@ _INVENTORY = (
     Column("devices", "", "devices attached, a JSON list; empty: not seen"),
 )
 
+_WAYS = (
+    *LOAD,
+    Column("t_ns", "ns", "when it was so, CLOCK_MONOTONIC"),
+    Column("tgid", "", "process"),
+    Column("dev", "", "file system of the file, as the kernel's dev_t"),
+    Column("ino", "", "its inode"),
+    Column("size", "bytes", "its size"),
+    Column("path", "", "its path, where known"),
+    Column("format", "", "model format, by its first bytes or name"),
+    Column("way", "", "buffered, direct, spliced, fault or written"),
+    Column("call", "", "system call; worker: a kernel thread; empty: none"),
+    Column("target", "", "what took the bytes: anonymous, shmem, dmabuf, device, pipe, ..."),
+    Column("to_dev", "", "file system of that, likewise"),
+    Column("to_ino", "", "its inode"),
+    Column("o_direct", "", "the file is open with O_DIRECT"),
+    Column("dontcache", "", "with RWF_DONTCACHE"),
+    Column("fixed", "", "into registered buffers"),
+    Column("worker", "", "by a kernel thread for the process"),
+    Column("calls", "", "reads or faults so far"),
+    Column("bytes", "bytes", "read so far; of faults the most that they mapped"),
+    Column("first_ns", "ns", "begin of the first"),
+    Column("last_ns", "ns", "end of the last"),
+    Column("begun", "", "reads begun so far"),
+    Column("depth", "", "sum over them of how many were under way"),
+    Column("deepest", "", "most under way at once"),
+    Column("largest", "bytes", "most of one call"),
+    Column("sizes", "", "calls by size, below 4 KiB, 8 KiB, ... 64 MiB and above: a JSON list"),
+)
+
+_CALLS = (
+    *LOAD,
+    Column("t_ns", "ns", "when, CLOCK_MONOTONIC"),
+    Column("tid", "", "thread"),
+    Column("tgid", "", "process"),
+    Column("what", "", "open, close, mmap, munmap, madvise, fadvise, readahead, udmabuf; before"
+           " the recording: mapped, held"),
+    Column("target", "", "what it is about: file, shmem, dmabuf, device"),
+    Column("dev", "", "its file system, as the kernel's dev_t"),
+    Column("ino", "", "its inode"),
+    Column("size", "bytes", "its size, 0: not known"),
+    Column("address", "", "of a mapping"),
+    Column("length", "bytes", "of a mapping or advice"),
+    Column("flags", "", "of open or mmap, or the advice"),
+    Column("prot", "", "of a mapping"),
+    Column("fd", "", "descriptor, -1: none"),
+    Column("exporter", "", "of a dma-buf"),
+    Column("other", "", "offset in the file; of a udmabuf the memfd's inode"),
+    Column("other_dev", "", "the memfd's file system"),
+    Column("path", "", "as the process named it"),
+)  # fmt: skip
+
 _AT = (
     *LOAD,
     Column("t_ns", "ns", "when, CLOCK_MONOTONIC"),
@@ -265,6 +316,8 @@ RECORDED: dict[str, Table] = {
     "files": Table("the path of one file in page_cache", _FILES),
     "ledger": Table("one value that changed at one sample", _LEDGER),
     "runs": Table("one stretch of a file added by readahead, read or mapped in one go", _RUNS),
+    "ways": Table("one way in which a process took a file's bytes, cumulative", _WAYS),
+    "calls": Table("one system call that prepares or ends a load", _CALLS),
     "samples": Table("one kernel stack of one thread", _SAMPLES),
     "inventory": Table("one dma-buf of the machine at a load's end, by holder", _INVENTORY),
 }

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Tables and columns that hold a path by itself.
-_PATHS = {"loads": "file", "file_reads": "path", "files": "path"}
+_PATHS = {"loads": "file", "file_reads": "path", "files": "path", "ways": "path", "calls": "path"}
 
 
 class Redacted(Recording):

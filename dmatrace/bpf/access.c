@@ -37,6 +37,30 @@ static __always_inline u64 folio_bytes(u64 folio)
 	return PAGE_BYTES << (load32(folio + OFF_folio_order) & 0xff);
 }
 
+/* A tail page has a pointer to its head, or the mask that makes one (7.x). */
+static __always_inline u64 folio_of(u64 page)
+{
+	u64 info = load64(page + OFF_page_compound);
+
+	if (!(info & 1))
+		return page;
+	/* No array of struct page reaches into the last 256 MiB. */
+	return info >= (u64)-(1LL << 28) ? page & info : info - 1;
+}
+
+/* The inode of what stands in a folio's mapping, or 0: anonymous, slab. */
+static __always_inline u64 inode_of_mapping(u64 mapping)
+{
+	u64 inode;
+
+	/* PAGE_MAPPING_FLAGS, include/linux/page-flags.h */
+	if (!mapping || mapping & 3)
+		return 0;
+	inode = load64(mapping + OFF_address_space_host);
+	/* Of memory that is no folio the word means something else. */
+	return inode && load64(inode + OFF_inode_i_mapping) == mapping ? inode : 0;
+}
+
 static __always_inline struct file_key key_of_mapping(u64 mapping)
 {
 	u64 host = load64(mapping + OFF_address_space_host);

@@ -40,21 +40,10 @@ struct flight {
 BPF_TABLE("lru_hash", u64, struct bio_owner, owners, REQUESTS_MAX);
 BPF_TABLE("lru_hash", u64, struct flight, flights, REQUESTS_MAX);
 
-/* A tail page has a pointer to its head, or the mask that makes one (7.x). */
-static __always_inline u64 folio_of(u64 page)
-{
-	u64 info = load64(page + OFF_page_compound);
-
-	if (!(info & 1))
-		return page;
-	/* No array of struct page reaches into the last 256 MiB. */
-	return info >= (u64)-(1LL << 28) ? page & info : info - 1;
-}
-
 /* The inode whose page cache a bio's first page is of, or 0: anonymous, slab. */
 static __always_inline u64 inode_of_bio(u64 bio)
 {
-	u64 vec = load64(bio + OFF_bio_bi_io_vec), page, mapping, inode;
+	u64 vec = load64(bio + OFF_bio_bi_io_vec), page;
 
 	if (!vec)
 		return 0;
@@ -63,13 +52,7 @@ static __always_inline u64 inode_of_bio(u64 bio)
 	page = load64(vec + OFF_bio_vec_bv_page);
 	if (!page)
 		return 0;
-	mapping = load64(folio_of(page) + OFF_folio_mapping);
-	/* PAGE_MAPPING_FLAGS, include/linux/page-flags.h */
-	if (!mapping || mapping & 3)
-		return 0;
-	inode = load64(mapping + OFF_address_space_host);
-	/* Of memory that is no folio the word means something else. */
-	return inode && load64(inode + OFF_inode_i_mapping) == mapping ? inode : 0;
+	return inode_of_mapping(load64(folio_of(page) + OFF_folio_mapping));
 }
 
 static __always_inline int reads_files(u32 phase)

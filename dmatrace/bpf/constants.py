@@ -22,7 +22,16 @@ FILES_MAX = 16384
 REQUESTS_MAX = 16384
 DIOS_MAX = 4096
 REMOVERS_MAX = 1024
+WAYS_MAX = 8192
+FOLLOWED_MAX = 1024
 RING_PAGES = 2048  # 8 MiB: 20,000 requests beside 3,000 snapshots between two polls
+
+
+# System calls that the C files know by number.
+CALLS = (
+    "prctl", "open", "openat", "openat2", "close", "mmap", "munmap", "mremap", "madvise",
+    "fadvise64", "readahead", "sendfile", "splice", "copy_file_range", "ioctl",
+)  # fmt: skip
 
 
 def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
@@ -38,12 +47,13 @@ def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
         "HOOK_SYSCALL": 0,
         "HOOK_MODULE_READ": hook_number("dmatrace_loader_read"),
         "MARKER": MARKER,
-        "NR_PRCTL": abi.prctl,
         "THREADS_MAX": THREADS_MAX,
         "FILES_MAX": FILES_MAX,
         "REQUESTS_MAX": REQUESTS_MAX,
         "DIOS_MAX": DIOS_MAX,
         "REMOVERS_MAX": REMOVERS_MAX,
+        "WAYS_MAX": WAYS_MAX,
+        "FOLLOWED_MAX": FOLLOWED_MAX,
         "RING_PAGES": RING_PAGES,
         "NEWCOMERS_MAX": NEWCOMERS_MAX,
         "FOLLOW_FORK": int(follow_fork),
@@ -69,7 +79,10 @@ def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
         # A kernel without the flag never sets it.
         bit = btf.enum_value("req_flag_bits", f"__REQ_{name}")
         values[f"REQ_{name}"] = 0 if bit is None else 1 << bit
-    for name in ("UBUF", "IOVEC"):
+    # An architecture without the call never makes it: no two numbers may be the same.
+    for n, name in enumerate(CALLS):
+        values[f"NR_{_constant(name)}"] = abi.calls.get(name, 0x10000 + n)
+    for name in ("UBUF", "IOVEC", "BVEC"):
         found = btf.enum_value("iter_type", f"ITER_{name}")
         values[f"ITER_{name}"] = 0xFF if found is None else found
     values["O_DIRECT"] = os.O_DIRECT

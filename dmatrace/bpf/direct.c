@@ -10,6 +10,7 @@ static __always_inline int dio_ended(u64 iocb, s64 bytes)
 	struct thread *t;
 	u32 owner;
 
+	way_completes(iocb, bytes);
 	if (!tid)
 		return 0;
 	owner = *tid;

@@ -14,13 +14,16 @@
 #define HOOK_MAX 128   /* hooks in the table; power of two                */
 #define DEPTH_MAX 16   /* nested hooks; deepest seen is 7 (write fault)    */
 #define COUNTER_MAX 32
+#define REGIONS_MAX 32 /* mappings of files in memory, dma-bufs and devices per process */
+#define SIZES_MAX 16   /* below 4 KiB, then powers of two up to 64 MiB and more */
+#define PATH_MAX_KEPT 96
 #define FRAMES_MAX 64     /* room for a sampled stack; the last stays empty */
 #define PHASE_OUTER 0xff  /* of a hook that stays in the phase around it */
 
 enum mode { MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE };
 
 enum event_type {
-	EV_SNAPSHOT = 1, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT, EV_RUN, EV_SAMPLE,
+	EV_SNAPSHOT = 1, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT, EV_RUN, EV_SAMPLE, EV_CALL,
 };
 /* What is not known yet of a thread that ran when it was first followed. */
 enum late { LATE_NOT, LATE_FRAMES, LATE_ALL };
@@ -31,6 +34,28 @@ enum request_kind {
 	KIND_UNKNOWN, KIND_DIRECT, KIND_READAHEAD, KIND_PAGE_CACHE, KIND_METADATA, KIND_SWAP,
 };
 enum run_kind { RUN_READAHEAD, RUN_READ, RUN_MAPPED, RUN_MAX };
+
+/* How a file's bytes were taken: struct way_key. */
+enum way_path {
+	WAY_NONE, WAY_BUFFERED, WAY_DIRECT, WAY_SPLICED, WAY_FAULT,
+	WAY_WRITTEN,            /* into a file in memory, from a pipe or from user memory */
+};
+/* And what took them. */
+enum target {
+	TO_UNKNOWN,
+	TO_ANONYMOUS,           /* user memory that no file of the others backs */
+	TO_SHMEM,               /* memfd, tmpfs, hugetlbfs */
+	TO_DMABUF, TO_DEVICE, TO_FILE, TO_PIPE, TO_SOCKET,
+	TO_KERNEL,              /* pages that the kernel passed on */
+	TO_MAPPING,             /* nothing: the page cache itself is mapped */
+};
+#define WAY_O_DIRECT 1          /* the file is open with O_DIRECT */
+#define WAY_DONTCACHE 2
+#define WAY_FIXED 4             /* into pages that were registered (io_uring) */
+#define WAY_WORKER 8            /* by a kernel thread that works for the process */
+#define NO_CALL 0xffffffff      /* in no system call */
+enum call { CALL_OPEN = 1, CALL_CLOSE, CALL_MMAP, CALL_MUNMAP, CALL_MADVISE, CALL_FADVISE,
+	    CALL_READAHEAD, CALL_UDMABUF };
 
 /* The map `pinned`: bytes, bytes, pages x us, ns, ns. */
 enum pinned_slot {
@@ -111,6 +136,70 @@ struct run {
 	u64 until;
 };
 
+/* Reads that are alike in all that names their way; every byte of it is set. */
+struct way_key {
+	struct file_key file;   /* what is read; of WAY_WRITTEN the pipe, or 0 */
+	u64 to;                 /* inode of the dma-buf, memfd, pipe or file that takes it */
+	u32 to_dev;
+	u32 tgid;
+	u32 call;               /* number of the system call, or NO_CALL */
+	u8 path;                /* enum way_path */
+	u8 kind;                /* enum target */
+	u8 flags;
+	u8 reserved;
+};
+
+struct way {
+	u64 calls;              /* that returned bytes; faults */
+	u64 bytes;
+	u64 first;              /* begin of the first and end of the last */
+	u64 last;
+	u64 begun;              /* calls, and asynchronous requests */
+	u64 depth;              /* sum over them of how many were under way, themselves included */
+	u64 deepest;
+	u64 flying;
+	u64 largest;            /* bytes of one call */
+	u64 size;               /* of the file */
+	u32 sizes[SIZES_MAX];   /* calls by their bytes */
+};
+
+/* A mapping of a process that is a file's in memory, a dma-buf's or a device's. */
+struct region {
+	u64 start;
+	u64 end;                /* == start: none */
+	u64 ino;
+	u32 dev;
+	u32 kind;               /* enum target */
+};
+
+struct regions {
+	u32 missed;             /* mappings for which there was no room */
+	u32 reserved;
+	struct region at[REGIONS_MAX];
+};
+
+/* A system call that prepares or ends a load. */
+struct call_event {
+	u32 type;
+	u32 what;               /* enum call */
+	u32 tid;
+	u32 tgid;
+	u64 at;
+	u64 ino;                /* of the file, dma-buf, ... */
+	u64 address;
+	u64 length;
+	u64 size;               /* of that file */
+	u64 other;              /* CALL_UDMABUF: inode of the memfd; CALL_MMAP: offset in the file */
+	u32 dev;
+	u32 other_dev;
+	u32 flags;              /* of open, mmap; the advice */
+	u32 prot;
+	u32 kind;               /* enum target */
+	s32 fd;
+	char exporter[16];
+	char path[PATH_MAX_KEPT];
+};
+
 /* One per traced thread, and the EV_SNAPSHOT record up to `stack`. */
 struct thread {
 	u32 type;
@@ -140,6 +229,13 @@ struct thread {
 	struct file_key faulting;       /* of the fault, whose vma may be gone at its end */
 	u64 faulting_at;
 	u64 heap;               /* name of the dma-heap it asked last   */
+	struct way_key way;     /* of the read under way; its path is WAY_NONE where there is none */
+	u64 source;             /* struct file that the system call takes bytes from */
+	u64 sink;               /* and that it gives them to; 0 but for splice and its like */
+	u32 call;               /* number of the system call under way, or NO_CALL */
+	u32 call_dev;           /* of the memfd that an ioctl makes a dma-buf of, */
+	u64 call_ino;           /* or 0 */
+	u64 call_length;
 };
 
 struct request_event {

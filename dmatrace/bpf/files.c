@@ -56,6 +56,12 @@ static __always_inline u64 inode_of(u64 file)
 	return mapping ? load64(mapping + OFF_address_space_host) : 0;
 }
 
+/* The inode of a file itself: pipes and dma-bufs have no page cache. */
+static __always_inline u64 inode_of_file(u64 file)
+{
+	return load64(file + OFF_file_f_inode);
+}
+
 static __always_inline void name_inode(u64 inode, struct file_key *key)
 {
 	if (S_ISBLK(load32(inode + OFF_inode_i_mode))) {

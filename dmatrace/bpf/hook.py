@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Handlers in handlers.c (and work.c); their position is what the attach cookie carries.
+# Handlers in handlers.c, reads.c (and work.c); their position is what the attach cookie carries.
 ENTRY_HANDLERS = (
     "none",
     "filemap_read",
@@ -19,6 +19,7 @@ ENTRY_HANDLERS = (
     "dio_block",
     "iocb",
     "file",
+    "shmem_read",
     "splice_cache",
     "filemap_fault",
     "map_pages",
@@ -61,10 +62,10 @@ class Hook:
     also reports each call as (start, end), for the overlap of allocation and
     I/O; ``per_page`` marks rows that fire for every page on some path.
 
-    ``program`` is the pair of BPF programs: those that push and pop a phase, or
-    for "work" those that make a worker a traced thread; ``entry_only`` ones
-    have no exit.  ``module``: the functions are a module's, and the row does
-    not exist where it is not loaded.  ``unless``: where this function is, none
+    ``program`` is the pair of BPF programs: those that push and pop a phase ("read_hook" of
+    functions that read files), or for "work" those that make a worker a traced thread;
+    ``entry_only`` ones have no exit.  ``module``: the functions are a module's, and the
+    row does not exist where it is not loaded.  ``unless``: where this function is, none
     of the candidates need be.  ``members``: optional rows of OFFSETS it needs.
     """
 

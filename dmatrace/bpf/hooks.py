@@ -105,6 +105,7 @@ HOOKS: tuple[Hook, ...] = (
         "lookup and waiting by faults on file mappings (shown as fault)",
         on_entry="filemap_fault",
         on_exit="filemap_fault",
+        program="read_hook",
     ),
     Hook(
         # Maps up to fault_around_bytes (64 KiB) of cached pages at once.
@@ -113,6 +114,7 @@ HOOKS: tuple[Hook, ...] = (
         ("filemap_map_pages",),
         "how many faults on file mappings were served from the page cache",
         on_entry="map_pages",
+        program="read_hook",
     ),
     Hook(
         "pin_user_pages_fast",
@@ -174,6 +176,7 @@ HOOKS: tuple[Hook, ...] = (
         "buffered reads: their copying and its bytes",
         on_entry="filemap_read",
         on_exit="filemap_read",
+        program="read_hook",
     ),
     Hook(
         "generic_perform_write",
@@ -182,14 +185,16 @@ HOOKS: tuple[Hook, ...] = (
         "buffered writes into files and memfds: their copying and its bytes",
         on_entry="iocb",
         on_exit="perform_write",
+        program="read_hook",
     ),
     Hook(
         "shmem_file_read_iter",
         "copy",
         ("shmem_file_read_iter",),
         "reads of tmpfs files: their copying and its bytes",
-        on_entry="iocb",
+        on_entry="shmem_read",
         on_exit="shmem_read",
+        program="read_hook",
     ),
     Hook(
         "__iomap_dio_rw",
@@ -198,6 +203,7 @@ HOOKS: tuple[Hook, ...] = (
         "direct I/O through iomap (shown as syscall time)",
         on_entry="dio_submit",
         on_exit="dio_pointer",
+        program="read_hook",
     ),
     Hook(
         "iomap_dio_complete",
@@ -206,6 +212,7 @@ HOOKS: tuple[Hook, ...] = (
         "bytes of direct I/O, and so the verdict whether it was direct",
         on_entry="dio_complete",
         on_exit="dio_complete",
+        program="read_hook",
     ),
     Hook(
         "__blockdev_direct_IO",
@@ -214,6 +221,7 @@ HOOKS: tuple[Hook, ...] = (
         "direct I/O on file systems that do not use iomap",
         on_entry="dio_other",
         on_exit="dio_bytes",
+        program="read_hook",
     ),
     Hook(
         "blkdev_direct_IO",
@@ -222,6 +230,7 @@ HOOKS: tuple[Hook, ...] = (
         "direct I/O on block devices",
         on_entry="dio_block",
         on_exit="dio_bytes",
+        program="read_hook",
     ),
     Hook(
         "splice_direct_to_actor",
@@ -240,6 +249,7 @@ HOOKS: tuple[Hook, ...] = (
         on_entry="splice_cache",
         on_exit="splice_cache",
         unless="generic_file_splice_read",
+        program="read_hook",
     ),
     Hook(
         "generic_file_splice_read",
@@ -250,6 +260,7 @@ HOOKS: tuple[Hook, ...] = (
         on_entry="splice_pipe",
         on_exit="splice_pipe",
         unless="filemap_splice_read",
+        program="read_hook",
     ),
     Hook(
         "copy_splice_read",
@@ -270,6 +281,7 @@ HOOKS: tuple[Hook, ...] = (
         on_entry="file",
         on_exit="splice_shmem",
         unless="generic_file_splice_read",
+        program="read_hook",
     ),
     Hook(
         "iter_file_splice_write",

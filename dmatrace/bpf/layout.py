@@ -12,6 +12,10 @@ PHASE_MAX = 32
 HOOK_MAX = 128
 DEPTH_MAX = 16
 FRAMES_MAX = 64
+REGIONS_MAX = 32
+SIZES_MAX = 16
+PATH_MAX_KEPT = 96
+NO_CALL = 0xFFFFFFFF
 COUNTER_MAX = 32
 PHASE_OUTER = 0xFF
 
@@ -19,11 +23,21 @@ MODE_CPU, MODE_BLOCKED, MODE_RUNNABLE = range(3)
 # enum late: nothing is known of a running thread until its first event; LATE_ALL.
 LATE_NOT, LATE_FRAMES, LATE_ALL = range(3)
 LOST = ("ring", "threads")  # enum lost, in order; the names are the recording's
-EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT, EV_RUN, EV_SAMPLE = range(1, 8)
+EV_SNAPSHOT, EV_REQUEST, EV_BUFFER, EV_INTERVAL, EV_WAIT, EV_RUN, EV_SAMPLE, EV_CALL = range(1, 9)
 BUFFER_KINDS = {1: "export", 2: "release"}
 # enum request_kind, in order.
 REQUEST_KINDS = ("unknown", "direct", "readahead", "page-cache", "metadata", "swap")
 RUN_KINDS = {0: "readahead", 1: "read", 2: "mapped"}
+# enum way_path, enum target and enum call, in order.
+WAY_PATHS = ("none", "buffered", "direct", "spliced", "fault", "written")
+TARGETS = (
+    "unknown", "anonymous", "shmem", "dmabuf", "device", "file", "pipe", "socket", "kernel",
+    "mapping",
+)  # fmt: skip
+CALLS = (
+    "", "open", "close", "mmap", "munmap", "madvise", "fadvise", "readahead", "udmabuf",
+)  # fmt: skip
+WAY_O_DIRECT, WAY_DONTCACHE, WAY_FIXED, WAY_WORKER = 1, 2, 4, 8
 # enum removal, in order.
 REMOVALS = ("other", "invalidate", "truncate", "unlink", "drop_caches", "reclaim", "kswapd")
 REMOVED_MAX = 8
@@ -100,6 +114,77 @@ class Run(ctypes.Structure):
     )
 
 
+class WayKey(ctypes.Structure):
+    """struct way_key: reads that are alike in all that names their way."""
+
+    _fields_ = (
+        ("file", FileKey),
+        ("to", u64),
+        ("to_dev", u32),
+        ("tgid", u32),
+        ("call", u32),
+        ("path", ctypes.c_uint8),
+        ("kind", ctypes.c_uint8),
+        ("flags", ctypes.c_uint8),
+        ("reserved", ctypes.c_uint8),
+    )
+
+
+class Way(ctypes.Structure):
+    """struct way: how many such reads, their bytes, sizes and depth; ns."""
+
+    _fields_ = (
+        ("calls", u64),
+        ("bytes", u64),
+        ("first", u64),
+        ("last", u64),
+        ("begun", u64),
+        ("depth", u64),
+        ("deepest", u64),
+        ("flying", u64),
+        ("largest", u64),
+        ("size", u64),
+        ("sizes", u32 * SIZES_MAX),
+    )
+
+
+class Region(ctypes.Structure):
+    """struct region: a mapping that reads may go into."""
+
+    _fields_ = (("start", u64), ("end", u64), ("ino", u64), ("dev", u32), ("kind", u32))
+
+
+class Regions(ctypes.Structure):
+    """struct regions: those of one process."""
+
+    _fields_ = (("missed", u32), ("reserved", u32), ("at", Region * REGIONS_MAX))
+
+
+class Call(ctypes.Structure):
+    """struct call_event: a system call that prepares or ends a load."""
+
+    _fields_ = (
+        ("type", u32),
+        ("what", u32),
+        ("tid", u32),
+        ("tgid", u32),
+        ("at", u64),
+        ("ino", u64),
+        ("address", u64),
+        ("length", u64),
+        ("size", u64),
+        ("other", u64),
+        ("dev", u32),
+        ("other_dev", u32),
+        ("flags", u32),
+        ("prot", u32),
+        ("kind", u32),
+        ("fd", ctypes.c_int32),
+        ("exporter", ctypes.c_char * 16),
+        ("path", ctypes.c_char * PATH_MAX_KEPT),
+    )
+
+
 class Thread(ctypes.Structure):
     """struct thread: one traced thread, cumulative since it was first traced."""
 
@@ -131,6 +216,13 @@ class Thread(ctypes.Structure):
         ("faulting", FileKey),
         ("faulting_at", u64),
         ("heap", u64),
+        ("way", WayKey),
+        ("source", u64),
+        ("sink", u64),
+        ("call", u32),
+        ("call_dev", u32),
+        ("call_ino", u64),
+        ("call_length", u64),
     )
 
 

@@ -6,6 +6,7 @@ kernel header is needed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 # struct, member path(s, newest first), constant's name.
@@ -35,12 +36,17 @@ OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("dma_buf", ("size",), "dma_buf_size"),
     ("dma_buf", ("file",), "dma_buf_file"),
     ("dma_buf", ("exp_name",), "dma_buf_exp_name"),
+    ("task_struct", ("files",), "task_struct_files"),
+    ("files_struct", ("fdt",), "files_struct_fdt"),
+    ("fdtable", ("max_fds",), "fdtable_max_fds"),
+    ("fdtable", ("fd",), "fdtable_fd"),
     ("file", ("f_inode",), "file_f_inode"),
     ("file", ("f_mapping",), "file_f_mapping"),
     ("file", ("f_flags",), "file_f_flags"),
     ("inode", ("i_ino",), "inode_i_ino"),
     ("inode", ("i_mode",), "inode_i_mode"),
     ("inode", ("i_rdev",), "inode_i_rdev"),
+    ("inode", ("i_size",), "inode_i_size"),
     ("inode", ("i_sb",), "inode_i_sb"),
     ("inode", ("i_mapping",), "inode_i_mapping"),
     ("super_block", ("s_dev",), "super_block_s_dev"),
@@ -61,6 +67,7 @@ OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("folio", ("flags",), "folio_flags"),
     ("folio", ("_flags_1", "_folio_order"), "folio_order"),
     ("kiocb", ("ki_complete",), "kiocb_ki_complete"),
+    ("kiocb", ("ki_flags",), "kiocb_ki_flags"),
     ("kiocb", ("ki_pos",), "kiocb_ki_pos"),
     ("kiocb", ("ki_filp",), "kiocb_ki_filp"),
 )
@@ -82,18 +89,48 @@ OPTIONAL_OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 class Abi:
     """Where an architecture passes arguments: members of struct pt_regs.
 
-    The first three serve functions and system calls alike, the fourth only
-    system calls; ``prctl`` is the number of prctl(2).  ``number`` is the member that
-    holds the system call's number, below 0 for what came into the kernel otherwise.
+    The first three serve functions and system calls alike, the others only system calls;
+    of the first a system call's end may have taken the place.  ``calls`` are the numbers of
+    system calls, by name.  ``number`` is the member that holds the system call's number, below
+    0 for what came into the kernel otherwise.
     """
 
-    arguments: tuple[str, str, str, str]
+    arguments: tuple[str, str, str, str, str, str]
     result: str
-    prctl: int
+    calls: Mapping[str, int]
     number: str
 
 
+# arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h
+_X86_CALLS = {
+    "read": 0, "write": 1, "open": 2, "close": 3, "mmap": 9, "munmap": 11, "ioctl": 16,
+    "pread64": 17, "pwrite64": 18, "readv": 19, "writev": 20, "mremap": 25, "madvise": 28,
+    "sendfile": 40, "mlock": 149, "mlockall": 151, "prctl": 157, "readahead": 187, "io_submit": 209,
+    "fadvise64": 221, "openat": 257, "splice": 275, "tee": 276, "vmsplice": 278, "preadv": 295,
+    "pwritev": 296, "mlock2": 325, "copy_file_range": 326, "preadv2": 327, "pwritev2": 328,
+    "io_uring_enter": 426, "io_uring_register": 427, "openat2": 437,
+}  # fmt: skip
+_GENERIC_CALLS = {
+    "io_submit": 2, "ioctl": 29, "openat": 56, "close": 57, "read": 63, "write": 64, "readv": 65,
+    "writev": 66, "pread64": 67, "pwrite64": 68, "preadv": 69, "pwritev": 70, "sendfile": 71,
+    "vmsplice": 75, "splice": 76, "tee": 77, "prctl": 167, "readahead": 213, "munmap": 215,
+    "mremap": 216, "mmap": 222, "fadvise64": 223, "mlock": 228, "mlockall": 230, "madvise": 233,
+    "mlock2": 284, "copy_file_range": 285, "preadv2": 286, "pwritev2": 287, "io_uring_enter": 426,
+    "io_uring_register": 427, "openat2": 437,
+}  # fmt: skip
+
 ABIS: dict[str, Abi] = {
-    "x86_64": Abi(("di", "si", "dx", "r10"), "ax", 157, "orig_ax"),
-    "aarch64": Abi(("regs[0]", "regs[1]", "regs[2]", "regs[3]"), "regs[0]", 167, "syscallno"),
+    "x86_64": Abi(("di", "si", "dx", "r10", "r8", "r9"), "ax", _X86_CALLS, "orig_ax"),
+    "aarch64": Abi(
+        ("regs[0]", "regs[1]", "regs[2]", "regs[3]", "regs[4]", "regs[5]"),
+        "regs[0]",
+        _GENERIC_CALLS,
+        "syscallno",
+    ),
 }
+
+
+def call_name(machine: str, number: int) -> str:
+    """What a system call is called; "" for one that no way of loading goes through."""
+    calls = ABIS[machine].calls if machine in ABIS else {}
+    return next((name for name, each in calls.items() if each == number), "")

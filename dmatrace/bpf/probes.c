@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * One entry and one exit program serve every hook: they are loaded or
+ * Two pairs of an entry and an exit program serve every hook, one of them those of
+ * functions that read files: they are loaded or
  * attached once per function, and the attach cookie says which hook it is
  * (Linux kernel commits 82e6b1eee6a8 "bpf: Allow to specify user-provided
  * bpf_cookie for BPF perf links" in v5.15, 2fcc82411e74 "bpf, x86: Attach a
@@ -56,6 +57,42 @@ KRETFUNC_PROBE(any_hook)
 	}
 	return 0;
 }
+
+KFUNC_PROBE(read_hook)
+{
+	struct thread *t = current_thread();
+	u64 cookie, a0 = 0, a1 = 0, a2 = 0;
+	struct frame *f;
+
+	if (!t)
+		return 0;
+	cookie = attach_cookie(ctx);
+	f = enter(t, COOKIE_HOOK(cookie), COOKIE_PHASE(cookie));
+	if (f && COOKIE_ENTRY(cookie)) {
+		func_arg(ctx, 0, &a0);
+		func_arg(ctx, 1, &a1);
+		func_arg(ctx, 2, &a2);
+		on_read_entry(t, f, COOKIE_ENTRY(cookie), a0, a1, a2);
+	}
+	return 0;
+}
+
+KRETFUNC_PROBE(read_hook)
+{
+	struct thread *t = current_thread();
+	u64 cookie, ret = 0;
+	struct frame *f;
+
+	if (!t)
+		return 0;
+	cookie = attach_cookie(ctx);
+	f = leave(t, COOKIE_HOOK(cookie), COOKIE_PHASE(cookie), COOKIE_INTERVAL(cookie));
+	if (f && COOKIE_EXIT(cookie)) {
+		func_ret(ctx, &ret);
+		on_read_exit(t, f, COOKIE_EXIT(cookie), ret);
+	}
+	return 0;
+}
 #endif
 
 #ifdef WITH_KPROBE
@@ -89,6 +126,37 @@ int kprobe_any_hook_exit(void *ctx)
 	f = leave(t, COOKIE_HOOK(cookie), COOKIE_PHASE(cookie), COOKIE_INTERVAL(cookie));
 	if (f && COOKIE_EXIT(cookie))
 		on_exit(t, f, COOKIE_EXIT(cookie), REGISTER(ctx, OFF_RETURN));
+	return 0;
+}
+
+int kprobe_read_hook_entry(void *ctx)
+{
+	struct thread *t = current_thread();
+	struct frame *f;
+	u64 cookie;
+
+	if (!t)
+		return 0;
+	cookie = attach_cookie(ctx);
+	f = enter(t, COOKIE_HOOK(cookie), COOKIE_PHASE(cookie));
+	if (f && COOKIE_ENTRY(cookie))
+		on_read_entry(t, f, COOKIE_ENTRY(cookie), REGISTER(ctx, OFF_ARG0),
+			 REGISTER(ctx, OFF_ARG1), REGISTER(ctx, OFF_ARG2));
+	return 0;
+}
+
+int kprobe_read_hook_exit(void *ctx)
+{
+	struct thread *t = current_thread();
+	struct frame *f;
+	u64 cookie;
+
+	if (!t)
+		return 0;
+	cookie = attach_cookie(ctx);
+	f = leave(t, COOKIE_HOOK(cookie), COOKIE_PHASE(cookie), COOKIE_INTERVAL(cookie));
+	if (f && COOKIE_EXIT(cookie))
+		on_read_exit(t, f, COOKIE_EXIT(cookie), REGISTER(ctx, OFF_RETURN));
 	return 0;
 }
 #endif

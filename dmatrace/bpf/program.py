@@ -175,7 +175,7 @@ class Program:
         self.frames = {
             item.function: (item.number, cookie(item) >> 8 & 0xFF)
             for item in attached
-            if item.function and item.hook.program == "any_hook"
+            if item.function and item.hook.program in ("any_hook", "read_hook")
         }
 
     def _attach_first(self, absent: Attachment, ways: list[Attachment]) -> Attachment:
@@ -356,7 +356,12 @@ class Program:
 
     def check_layout(self) -> None:
         """Raise if layout.py and dmatrace.h disagree on a map's value size."""
-        for name, mine in (("threads", layout.Thread), ("files", layout.FilePages)):
+        for name, mine in (
+            ("threads", layout.Thread),
+            ("files", layout.FilePages),
+            ("ways", layout.Way),
+            ("regions", layout.Regions),
+        ):
             table = self.table(name)
             if table is not None:
                 theirs = table.definition.value_size

@@ -63,9 +63,14 @@ static __always_inline void read_ends(struct thread *t, s64 bytes)
 		extend_run(t, RUN_READ, &key, t->reading_at, t->reading_at + bytes);
 }
 
+static __always_inline u64 file_of_fault(u64 vmf)
+{
+	return load64(load64(vmf + OFF_vm_fault_vma) + OFF_vm_area_struct_vm_file);
+}
+
 static __always_inline struct file_key key_of_fault(u64 vmf)
 {
-	return key_of_file(load64(load64(vmf + OFF_vm_fault_vma) + OFF_vm_area_struct_vm_file));
+	return key_of_file(file_of_fault(vmf));
 }
 
 /* The page that a fault is for is used, after the readahead that the fault begins. */

@@ -89,6 +89,7 @@ static __always_inline void settle(struct thread *t)
 	t->stack[0].start = t->last;
 	t->depth = 1;
 	t->phase = PHASE_SYSCALL;
+	t->call = number;
 }
 
 static __always_inline struct frame *enter(struct thread *t, u32 hook, u32 phase)

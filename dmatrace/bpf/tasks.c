@@ -20,6 +20,7 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 		t->counters[COUNT_LOST_EXITS] += depth;
 	t->late = LATE_NOT;
 	t->over = 0;
+	t->way.path = WAY_NONE;
 	t->stack[0].hook = HOOK_SYSCALL;
 	t->stack[0].phase = PHASE_SYSCALL;
 	t->stack[0].start = now;
@@ -28,10 +29,12 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 	t->hits[HOOK_SYSCALL] += 1;
 	set_phase(t, PHASE_SYSCALL);
 
+	regs = ctx->args[0];
+	call_begins(t, ctx->args[1], regs);
+
 	/* A loader marks its windows with an option prctl(2) does not know. */
 	if (ctx->args[1] != NR_PRCTL)
 		return 0;
-	regs = ctx->args[0];
 	if (load64(regs + OFF_ARG0) != MARKER)
 		return 0;
 	kind = load64(regs + OFF_ARG1);
@@ -57,6 +60,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 	t->late = LATE_NOT;
 	t->over = 0;
 	unwind(t, 0);
+	call_ends(t, ctx->args[0], ctx->args[1]);
 	return 0;
 }
 
@@ -139,6 +143,9 @@ RAW_TRACEPOINT_PROBE(sched_process_fork)
 	t->stack[0].phase = PHASE_SYSCALL;
 	t->depth = 1;
 	t->phase = PHASE_SYSCALL;
+	t->call = NO_CALL;
+	if (p->tgid != tgid)
+		fork_regions(p->tgid, tgid);
 	snapshot(t, SNAP_FORK, 0, 0, now);
 	return 0;
 }
@@ -183,6 +190,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 			return 0;
 	}
 	bpf_get_current_comm(t->comm, sizeof(t->comm));
+	regions.delete(&t->tgid);
 	return 0;
 }
 
@@ -200,6 +208,8 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	end_runs(t);
 	note_schedstat(t);
 	snapshot(t, SNAP_EXIT, 0, 0, now);
+	if (tid == t->tgid)
+		regions.delete(&tid);
 	threads.delete(&tid);
 	return 0;
 }

@@ -141,7 +141,7 @@ _shtab_dmatrace_export_options=(
   {-f,--format}"[perfetto, csv, parquet, html, folded]:FORMAT:(perfetto csv parquet html folded)"
   {-o,--output}"[the file, or the directory of csv and parquet\; \'-\' is stdout (folded, and csv with --table)]:PATH:_files"
   "--force[replace PATH]"
-  "--table[csv, parquet\: only this table, as one file (loads, threads, phases, request_sizes, request_kinds, depth, timeline, cached_files, read_files, copies, hooks, skipped, requests, page_cache, buffers, intervals, snapshots, counters, delays, waits, file_reads, files, ledger, runs, samples, inventory)]:TABLE:(loads threads phases request_sizes request_kinds depth timeline cached_files read_files copies hooks skipped requests page_cache buffers intervals snapshots counters delays waits file_reads files ledger runs samples inventory)"
+  "--table[csv, parquet\: only this table, as one file (loads, threads, phases, request_sizes, request_kinds, depth, timeline, cached_files, read_files, copies, hooks, skipped, requests, page_cache, buffers, intervals, snapshots, counters, delays, waits, file_reads, files, ledger, runs, ways, calls, samples, inventory)]:TABLE:(loads threads phases request_sizes request_kinds depth timeline cached_files read_files copies hooks skipped requests page_cache buffers intervals snapshots counters delays waits file_reads files ledger runs ways calls samples inventory)"
   "--weight[folded\: what a stack weighs, ns or bytes added to the page cache (default\: time)]:weight:(time page-cache)"
   "--redact[without paths, command lines and host names]"
   "--redact-comms[the same, and without names of threads]"

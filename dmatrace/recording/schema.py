@@ -124,6 +124,27 @@ TABLES: dict[str, tuple[Column, ...]] = {
     # Bytes [start, end) of a file that a thread added by readahead, read, or had mapped around a
     # fault, in one go from since_ns to until_ns.  kind: readahead|read|mapped.
     "runs": _columns("load_id tid tgid kind:str dev ino:uint64 start end since_ns until_ns"),
+    # How a process took the bytes of a file of 1 MiB or more; cumulative, and the last row of
+    # the columns up to worker holds.  way: buffered|direct|spliced (a read), fault (calls are
+    # faults, bytes what each could map at most), written (into a file in memory, out of the pipe
+    # dev:ino or, where that is 0, of user memory).  call: the system call, "worker" (a kernel
+    # thread for the process), "" (none: user space faulted).  target, to_dev, to_ino: what took
+    # the bytes (bpf/dmatrace.h, enum target).  begun: calls and asynchronous requests; depth: sum
+    # over these of how many were under way, each itself included; deepest: most at once.  sizes: a
+    # JSON list, calls below 4 KiB, below 8 KiB, ... below 64 MiB, and larger ones.
+    "ways": _columns(
+        "t_ns load_id tgid dev ino:uint64 size path:str? format:str? way:str call:str target:str"
+        " to_dev to_ino:uint64 o_direct:bool dontcache:bool fixed:bool worker:bool"
+        " calls bytes first_ns last_ns begun depth deepest largest sizes:str"
+    ),
+    # System calls that prepare or end a load, and what a process had before it was followed
+    # (what: mapped|held).  what: open|close|mmap|munmap|madvise|fadvise|readahead|udmabuf (dev:ino
+    # is the dma-buf, other_dev:other the memfd).  flags: of open(2), of mmap(2), or the advice;
+    # other: of a mapping and advice the offset in the file.
+    "calls": _columns(
+        "t_ns load_id tid tgid what:str target:str dev ino:uint64 size address:uint64"
+        " length flags prot fd exporter:str other:uint64 other_dev path:str"
+    ),
     # event: export|release.  heap: of an export from a dma-heap, its name.
     "buffers": _columns("t_ns load_id event:str ino:uint64 size exporter:str tid tgid heap:str?"),
     # Kernel stacks of traced threads on a CPU.  cell: the phase that the tracer charged the

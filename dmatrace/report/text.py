@@ -13,7 +13,7 @@ from typing import Any
 
 from dmatrace.analysis.summary import KINDS, Summary, summaries
 from dmatrace.analysis.time import in_phase_order
-from dmatrace.report import critical, inventory, io, memory, sections
+from dmatrace.report import critical, fileloads, inventory, io, memory, sections
 from dmatrace.report.layout import WIDTH, Style
 from dmatrace.sizes import format_ns, format_size, short_size
 
@@ -34,6 +34,11 @@ def render(document: Mapping[str, Any], *, color: bool = False, ascii_only: bool
         blocks.append(list(_side_by_side(loads, style)))
     else:
         blocks.append(list(_lines(loads, style)))
+    blocks += [
+        list(fileloads.findings(document["loads"], style)),
+        list(fileloads.loads(document, style)),
+        list(fileloads.flows(document, style)),
+    ]
     if loads:
         blocks += [
             list(sections.functions(document, loads, style)),

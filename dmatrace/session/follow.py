@@ -48,6 +48,8 @@ def first_sight(
             if waiting == "running":
                 thread.late = layout.LATE_ALL
             else:
+                number = int(waiting.split()[0])
+                thread.call = number if number >= 0 else layout.NO_CALL
                 open_frames(thread, not waiting.startswith("-1"), stack, frames)
             put(thread)
             # What ran meanwhile is not where it was.
@@ -69,6 +71,7 @@ def _thread(pid: int, tid: int, comm: str) -> layout.Thread:
     thread.last = time.monotonic_ns()
     thread.mode = layout.MODE_CPU
     thread.phase = PHASE_ID["user"]
+    thread.call = layout.NO_CALL
     return thread
 
 

@@ -22,6 +22,7 @@ from dmatrace.session.ledger import Ledger
 from dmatrace.session.procevents import Event, ProcEvents
 from dmatrace.session.progress import Progress
 from dmatrace.session.tracer import Row, Tracer
+from dmatrace.session.ways import Ways, learned
 from dmatrace.sizes import format_size
 
 #: Counters of bytes that a process got from files; spliced ones as they came to the pipe.
@@ -77,8 +78,10 @@ class Observer:
         more: Callable[[Event], bool] | None = None,
         ledger: Ledger | None = None,
         newcomers: Callable[[], Iterable[int]] = tuple,
+        ways: Callable[[Callable[[int], int]], Ways] | None = None,
     ) -> None:
         self._ledger = ledger
+        self._ways = ways(self._load_of) if ways else None
         self._named: dict[files.File, str] = {}
         self._tracer = tracer
         self._writer = writer
@@ -105,6 +108,8 @@ class Observer:
                 self._delays.begin(pid)
             tids = self._tracer.follow(pid, show=True)
             self._keep(self._tracer.take())
+            if self._ways:
+                self._ways.follow(pid)
         except (FileNotFoundError, ProcessLookupError):
             return False
         finally:
@@ -135,6 +140,8 @@ class Observer:
             for process in self.processes:
                 if not process.over:
                     self._named |= files.names(process.row["pid"])
+            if self._ways:
+                self._ways.sample(self._named)
             self._bury()
             self._show()
 
@@ -168,6 +175,8 @@ class Observer:
             if row["phase"] == PHASES[0] and row["kind"] == "poll":
                 self._clock(row, stats.get((row["tgid"], row["tid"])), "recorder")
         self._files()
+        if self._ways:
+            self._ways.sample(self._named, last=True)
         now = time.monotonic_ns()
         for process in self.processes:
             row = process.row
@@ -200,11 +209,16 @@ class Observer:
             process = self._by_pid.get(buffer["tgid"])
             if process and buffer["event"] == "export":
                 process.dmabuf += buffer["size"]
+        learned(self._ways, rows.get("calls", ()))
         for table, found in rows.items():
             for row in found:
-                process = self._by_pid.get(row["tgid"])
-                row["load_id"] = process.row["load_id"] if process else -1
+                row["load_id"] = self._load_of(row["tgid"])
             self._write(table, found)
+
+    def _load_of(self, pid: int) -> int:
+        """The load_id of a process, the last one of that number; -1: not followed."""
+        process = self._by_pid.get(pid)
+        return process.row["load_id"] if process else -1
 
     def _snapshot(self, row: Row, counters: dict[str, int]) -> None:
         run, wait = counters.pop("sched_run_ns", 0), counters.pop("sched_wait_ns", 0)

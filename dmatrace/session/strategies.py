@@ -26,6 +26,7 @@ from dmatrace.session.ledger import INTERVAL_S, Ledger
 from dmatrace.session.progress import Progress
 from dmatrace.session.runner import LoadFailed, Runner
 from dmatrace.session.tracer import Row, Tracer, current_dev_ino
+from dmatrace.session.ways import Ways
 from dmatrace.sizes import format_size, short_size
 from dmatrace_loaders import kernel, native
 
@@ -94,6 +95,7 @@ class Recorder:
         self._ledger: Ledger | None = None
         if tracer is not None and writer is not None:
             self._ledger = Ledger(tracer, writer, request.interval, self._pids)
+        self._ways = Ways(tracer.program, self._write, lambda _: self._load_id) if tracer else None
 
     def _pids(self) -> tuple[int, ...]:
         return (self._runner.pid,) if self._runner else ()
@@ -180,6 +182,8 @@ class Recorder:
             self._tracer.reset_file(self.dev, self.ino)
             self._tracer.pinned_peak(reset=True)
             self._tracer.forget_reads()
+        if self._ways:
+            self._ways.forget()
         self._write("loads", [row])
         return runner
 
@@ -223,6 +227,8 @@ class Recorder:
         if self._tracer:
             # Anew for each load: --ab detaches in between, and cells then start from zero.
             self._tracer.follow(self._runner.pid)
+        if self._ways:
+            self._ways.follow(self._runner.pid)
         return self._runner
 
     def _idle(self) -> None:
@@ -258,6 +264,8 @@ class Recorder:
         named = files.names(pid) | {own: self.request.file}
         rows = files.described(self._tracer.file_reads(), named, own, self._load_id)
         self._write("file_reads", rows)
+        if self._ways:
+            self._ways.sample(named, last=True)
         pages = self._tracer.file_pages(self.dev, self.ino)
         if pages is None:
             return

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,6 +30,7 @@ from dmatrace.session.procevents import Event, ProcEvents
 from dmatrace.session.progress import Progress
 from dmatrace.session.taskstats import accounting
 from dmatrace.session.traced import Traced, traced
+from dmatrace.session.ways import Ways
 
 _TICK_S = 0.05
 
@@ -311,9 +313,16 @@ class _Observing(contextlib.ExitStack):
         )
         say = self._options.say
         observer = Observer(
-            session.tracer, session.writer, self.events, self.delays, say, more, ledger,
+            session.tracer,
+            session.writer,
+            self.events,
+            self.delays,
+            say,
+            more,
+            ledger,
             session.tracer.newcomers,
-        )  # fmt: skip
+            partial(Ways, session.tracer.program, session.writer.append),
+        )
         followed = observer.processes
         ledger.begin()
         return observer

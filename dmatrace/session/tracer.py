@@ -23,6 +23,7 @@ from dmatrace.detail import EXACT, Detail
 from dmatrace.phases import PHASES
 from dmatrace.session.changes import BpfStats
 from dmatrace.session.follow import first_sight
+from dmatrace.session.ways import call_row
 
 Row = dict[str, Any]
 
@@ -163,6 +164,8 @@ class Tracer:
                     "heap": buffer.heap.decode(errors="replace"),
                 },
             )
+        elif kind == layout.EV_CALL:
+            self._add("calls", call_row(data, self.load_id))
         elif kind == layout.EV_RUN:
             self._run(layout.Run.from_buffer_copy(data))
         elif kind == layout.EV_INTERVAL:

@@ -24,7 +24,7 @@ _HERE = Path(__file__).parent / "bpf_on_host"
 THREADS_MAX = 6
 _ENUMS = {
     "PG_head": 6, "__REQ_META": 12, "__REQ_RAHEAD": 19, "__REQ_SWAP": 24,
-    "ITER_UBUF": 0, "ITER_IOVEC": 1,
+    "ITER_UBUF": 0, "ITER_IOVEC": 1, "ITER_BVEC": 2,
 }  # fmt: skip
 
 
@@ -47,7 +47,8 @@ class _AnyBtf:
 def constants(*, follow_fork: bool = True) -> dict[str, int]:
     """What constants.py gives the C files, with made-up offsets and a small map of threads."""
     found = c_constants.constants(_AnyBtf(), follow_fork=follow_fork)  # type: ignore[arg-type]
-    return found | {"THREADS_MAX": THREADS_MAX}
+    # Arrays searched from the start, emptied before each test: not as large as the kernel's.
+    return found | {"THREADS_MAX": THREADS_MAX, "WAYS_MAX": 64, "FOLLOWED_MAX": 4}
 
 
 @functools.cache
@@ -87,6 +88,8 @@ class Machine:
         lib.host_file.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
         lib.host_file_io.restype = ctypes.POINTER(layout.FileIo)
         lib.host_file_io.argtypes = [ctypes.c_uint64, ctypes.c_uint64]
+        lib.host_way.restype = ctypes.POINTER(layout.Way)
+        lib.host_regions.restype = ctypes.POINTER(layout.Regions)
         lib.host_lost.restype = lib.host_pinned.restype = ctypes.c_uint64
         lib.host_elsewhere.restype = ctypes.c_uint64
         lib.host_reset()
@@ -191,6 +194,21 @@ class Machine:
         found = self.lib.host_file_io(ino, dev)
         return found.contents if found else None
 
+    def ways(self) -> list[tuple[layout.WayKey, layout.Way]]:
+        """Every way with its key, the map's entries themselves."""
+        found: list[tuple[layout.WayKey, layout.Way]] = []
+        while True:
+            key = layout.WayKey()
+            way = self.lib.host_way(len(found), ctypes.byref(key))
+            if not way:
+                return found
+            found.append((key, way.contents))
+
+    def regions(self, tgid: int) -> layout.Regions | None:
+        """What is known of a process's mappings."""
+        found = self.lib.host_regions(tgid)
+        return found.contents if found else None
+
     @property
     def lost(self) -> int:
         """Records and threads that found no room."""
@@ -225,6 +243,7 @@ class Machine:
             layout.EV_INTERVAL: layout.Interval,
             layout.EV_WAIT: layout.Wait,
             layout.EV_RUN: layout.Run,
+            layout.EV_CALL: layout.Call,
         }
         found, at = [], 0
         content = ctypes.string_at(self._ring, self._ring_used.value)

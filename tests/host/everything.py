@@ -145,6 +145,36 @@ def _tables(writer: Writer, load_id: int, *, buffered: bool) -> None:
             }
         ],
     )  # fmt: skip
+    way = {"tgid": 100, **file, "size": SIZE, "to_dev": 7, "to_ino": 5 + load_id}
+    writer.append(
+        "ways",
+        [
+            {
+                "t_ns": start + 800 * _US, **here, **way, "path": MODEL, "format": "GGUF",
+                "way": "buffered" if buffered else "direct", "call": "pread64",
+                "target": "dmabuf", "o_direct": not buffered, "dontcache": False, "fixed": False,
+                "worker": False, "calls": 8, "bytes": SIZE, "first_ns": start + 100 * _US,
+                "last_ns": start + 500 * _US, "begun": 8, "depth": 8, "deepest": 1,
+                "largest": SIZE // 8, "sizes": "[0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0]",
+            }
+        ],
+    )  # fmt: skip
+    call = {
+        **here, "tid": 100, "tgid": 100, "address": 0, "length": 0, "flags": 0, "prot": 0, "fd": 3,
+        "exporter": "", "other": 0, "other_dev": 0, "path": "",
+    }  # fmt: skip
+    model = {"target": "file", **file, "size": SIZE}
+    dmabuf = {"target": "dmabuf", "dev": 7, "ino": 5 + load_id, "size": SIZE}
+    address = {"address": 0x7F0000000000, "length": SIZE, "flags": 1, "prot": 3}
+    writer.append(
+        "calls",
+        [
+            {"t_ns": start + 50 * _US, **call, **model, "what": "open", "path": MODEL},
+            {"t_ns": start + 150 * _US, **call, **dmabuf, "what": "mmap", **address, "fd": 4}
+            | {"exporter": "system"},
+            {"t_ns": start + 700 * _US, **call, **model, "what": "close"},
+        ],
+    )
     buffer = {"ino": 5 + load_id, "size": SIZE, "exporter": "system", "tid": 100, "tgid": 100}
     events = (("export", 100), ("release", 950))
     writer.append(

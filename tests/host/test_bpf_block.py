@@ -95,10 +95,14 @@ class Kernel:
         return self.struct("iov_iter", type=kind, ubuf=address, count=count, data_source=int(write))
 
     def enter(self, name: str, *arguments: int) -> None:
-        self.machine.hook(self.backend, self._cookie(name), *arguments)
+        self.machine.hook(
+            self.backend, self._cookie(name), *arguments, program=_BY_NAME[name].program
+        )
 
     def leave(self, name: str, returned: int = 0) -> None:
-        self.machine.unhook(self.backend, self._cookie(name), returned)
+        self.machine.unhook(
+            self.backend, self._cookie(name), returned, program=_BY_NAME[name].program
+        )
 
     def _cookie(self, name: str) -> int:
         return cookie(Attachment(_BY_NAME[name], hook_number(name)))

@@ -27,19 +27,28 @@ _STRUCTS = {
     layout.FileIo: "file_io",
     layout.Wait: "wait_event",
     layout.Run: "run",
+    layout.WayKey: "way_key",
+    layout.Way: "way",
+    layout.Region: "region",
+    layout.Regions: "regions",
+    layout.Call: "call_event",
 }
 _FIELDS = [(kind, name) for kind in _STRUCTS for name in (field[0] for field in kind._fields_)]
 _CONSTANTS = (
     "PHASE_MAX", "HOOK_MAX", "DEPTH_MAX", "COUNTER_MAX", "PHASE_OUTER", "MODE_CPU", "MODE_BLOCKED",
     "MODE_RUNNABLE", "EV_SNAPSHOT", "EV_REQUEST", "EV_BUFFER", "EV_INTERVAL", "EV_WAIT", "EV_RUN",
     "REMOVED_MAX", "PINNED_NOW", "PINNED_PEAK", "PINNED_MOMENT", "PINNED_SINCE", "PINNED_NS",
-    "EV_SAMPLE", "FRAMES_MAX",
+    "EV_SAMPLE", "FRAMES_MAX", "EV_CALL", "REGIONS_MAX", "SIZES_MAX", "PATH_MAX_KEPT", "NO_CALL",
+    "WAY_O_DIRECT", "WAY_DONTCACHE", "WAY_FIXED", "WAY_WORKER",
 )  # fmt: skip
 _SNAPS = {
     "SNAP_BEGIN": "begin", "SNAP_END": "end", "SNAP_FORK": "fork", "SNAP_EXIT": "exit",
     "SNAP_WORK_BEGIN": "work-begin", "SNAP_WORK_END": "work-end",
 }  # fmt: skip
 _KINDS = {f"KIND_{name.upper().replace('-', '_')}": name for name in layout.REQUEST_KINDS}
+_WAYS = {
+    "WAY_": layout.WAY_PATHS, "TO_": layout.TARGETS, "CALL_": layout.CALLS,
+}  # fmt: skip
 _BUFFERS = {"BUFFER_EXPORT": "export", "BUFFER_RELEASE": "release"}
 
 
@@ -60,6 +69,7 @@ def asked() -> dict[str, int]:
     wanted = [f"sizeof(struct {name})" for name in _STRUCTS.values()]
     wanted += [f"offsetof(struct {_STRUCTS[kind]}, {name})" for kind, name in _FIELDS]
     wanted += [f"sizeof(((struct {_STRUCTS[kind]} *)0)->{name})" for kind, name in _FIELDS]
+    wanted += [f"{prefix}{n.upper()}" for prefix, names in _WAYS.items() for n in names if n]
     wanted += [*_CONSTANTS, *_SNAPS, *_BUFFERS, *_KINDS, *(f"COUNT_{name}" for name in _counters())]
     more = f"u64 asked[] = {{ {', '.join(wanted)} }};"
     library = bpf_host.compiled(more=more)
@@ -112,6 +122,12 @@ def test_kinds(asked: dict[str, int]) -> None:
     assert {asked[c]: name for c, name in _SNAPS.items()} == layout.SNAP_KINDS
     assert {asked[c]: name for c, name in _BUFFERS.items()} == layout.BUFFER_KINDS
     assert [asked[c] for c in _KINDS] == list(range(len(layout.REQUEST_KINDS)))
+
+
+def test_ways_are_in_the_same_order(asked: dict[str, int]) -> None:
+    for prefix, names in _WAYS.items():
+        for number, name in enumerate(names):
+            assert not name or asked[f"{prefix}{name.upper()}"] == number
 
 
 def test_counters_are_in_the_same_order(asked: dict[str, int]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -459,8 +460,18 @@ def test_every_hook_has_a_program_and_says_what_it_hides() -> None:
     for hook in HOOKS:
         assert hook.candidates
         assert hook.hides
-        assert hook.program in ("any_hook", "work")
+        assert hook.program in ("any_hook", "read_hook", "work")
         assert hook.phase is None or hook.phase in PHASES
+        # Handlers of reads.c are in no other program.
+        reads = {*_handlers("reads.c")} & {f"ENTRY_{hook.on_entry}", f"EXIT_{hook.on_exit}"}
+        assert bool(reads) == (hook.program == "read_hook"), hook.name
+
+
+def _handlers(source: str) -> list[str]:
+    text = (resources.files("dmatrace.bpf") / source).read_text()
+    return [
+        f"{kind}_{name.lower()}" for kind, name in re.findall(r"case (ENTRY|EXIT)_(\w+):", text)
+    ]
 
 
 def test_every_function_of_the_module_that_is_for_tracers_has_a_hook() -> None:

@@ -68,6 +68,16 @@ static int bpf_probe_read_kernel_str(char *into, u32 size, const char *from)
 	return 0;
 }
 
+static int bpf_probe_read_user(void *into, u32 size, const void *from)
+{
+	return bpf_probe_read_kernel(into, size, from);
+}
+
+static int bpf_probe_read_user_str(char *into, u32 size, const char *from)
+{
+	return bpf_probe_read_kernel_str(into, size, from);
+}
+
 /* A full map refuses, as a BPF hash does with -E2BIG. */
 #define BPF_HASH(name, key_t, leaf_t, max)                                         \
 	static struct { int used; key_t key; leaf_t leaf; } name##_slots[max];     \

@@ -54,6 +54,9 @@ void host_reset(void)
 	memset(removers_slots, 0, sizeof(removers_slots));
 	memset(elsewhere_slots, 0, sizeof(elsewhere_slots));
 	memset(pinned_slots, 0, sizeof(pinned_slots));
+	memset(ways_slots, 0, sizeof(ways_slots));
+	memset(regions_slots, 0, sizeof(regions_slots));
+	memset(dio_ways_slots, 0, sizeof(dio_ways_slots));
 	host_clock = host_pid_tgid = host_task = host_ring_used = host_ring_full = 0;
 }
 
@@ -94,4 +97,20 @@ u64 host_pinned(int slot)
 u64 host_elsewhere(int how)
 {
 	return elsewhere_slots[how];
+}
+
+/* The n-th way that is in use, its key into ``key``; or none. */
+struct way *host_way(int n, struct way_key *key)
+{
+	for (int i = 0; i < WAYS_MAX; i++)
+		if (ways_slots[i].used && !n--) {
+			*key = ways_slots[i].key;
+			return &ways_slots[i].leaf;
+		}
+	return 0;
+}
+
+struct regions *host_regions(u32 tgid)
+{
+	return regions.lookup(&tgid);
 }
