@@ -10,7 +10,7 @@ import pytest
 
 from tests.guest.runtimes import models
 from tests.guest.runtimes.said import said
-from tests.guest.runtimes.table import BUFFERED, DIRECT, MAPPED, POPULATED, RUNS
+from tests.guest.runtimes.table import BUFFERED, DIRECT, MAPPED, NAMES, POPULATED, RUNS
 
 MIB = 1 << 20
 
@@ -93,5 +93,6 @@ def test_willneed_populates() -> None:
 def test_every_run_has_a_format_and_a_program() -> None:
     for run in RUNS.values():
         assert run.format in models.FORMATS
+        assert run.format in NAMES
         assert run.file.startswith(run.model)
         assert "{model}" not in " ".join(run.argv())

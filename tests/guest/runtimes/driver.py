@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
 from models import FORMATS  # noqa: E402
-from table import DATA, ROOT, RUNS, TREES, Run  # noqa: E402
+from table import DATA, NAMES, ROOT, RUNS, TREES, Run  # noqa: E402
 
 MIB = 1 << 20
 SIZE = 256 * MIB
@@ -54,11 +54,11 @@ def prepare(image: str) -> dict[str, Any]:
             )
     shutil.copy(HERE / "loading.py", DATA)
     made = {}
-    for format in sorted({run.format for run in RUNS.values()}):
-        path = f"{DATA}/{format}"
+    for format, name in NAMES.items():
+        path = f"{DATA}/{name}"
         if not os.path.exists(path):
             FORMATS[format](path, SIZE)
-        made[format] = os.path.getsize(path)
+        made[name] = os.path.getsize(path)
     shell("sync")
     said = subprocess.run(
         ["chroot", f"{ROOT}/llama", "llama-completion", "--version"],

@@ -47,7 +47,8 @@ def ncnn(model: str) -> float:
 
     network = runtime.Net()
     network.opt.num_threads = 1
-    if network.load_param(f"{model}.param") or network.load_model(model):
+    graph = model.removesuffix(".bin") + ".param"
+    if network.load_param(graph) or network.load_model(model):
         raise SystemExit(f"ncnn cannot load {model}")
     row = numpy.ones(WIDTH, "float32")  # which the Mat does not keep alive
     extractor = network.create_extractor()

@@ -9,7 +9,7 @@ The formats are written by hand, from their specifications:
 - safetensors: named matrices (https://github.com/huggingface/safetensors#format)
 - onnx, onnx-external: matrix products, the weights in the model itself or in PATH.data beside
   it (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto)
-- ncnn: inner products; PATH holds the weights, PATH.param the graph
+- ncnn: inner products; PATH, which ends in .bin, holds the weights, a .param beside it the graph
   (https://github.com/Tencent/ncnn/wiki/param-and-model-file-structure)
 
 Weights are small numbers that differ: a runtime computes with them without an overflow, and
@@ -241,7 +241,7 @@ def onnx_external(path: str, size: int) -> None:
 
 
 def ncnn(path: str, size: int) -> None:
-    """Inner products without a bias; the weights are in PATH, the graph in PATH.param."""
+    """Inner products without a bias; the graph has ".param" in the place of ".bin"."""
     count = _matrices(size)
     lines = ["7767517", f"{count + 1} {count + 1}", f"Input in 0 1 x0 0={_WIDTH}"]
     block = _numbers(4)
@@ -250,7 +250,7 @@ def ncnn(path: str, size: int) -> None:
             lines.append(f"InnerProduct w{n} 1 1 x{n} x{n + 1} 0={_WIDTH} 1=0 2={_WIDTH * _WIDTH}")
             file.write(struct.pack("<I", 0))  # F32
             _fill(file, 4 * _WIDTH**2, block)
-    with open(f"{path}.param", "w") as file_of_text:
+    with open(path.removesuffix(".bin") + ".param", "w") as file_of_text:
         file_of_text.write("\n".join(lines) + "\n")
 
 
@@ -271,9 +271,7 @@ def main() -> None:
     parser.add_argument("--mib", type=int, default=256)
     args = parser.parse_args()
     FORMATS[args.format](args.path, args.mib * MIB)
-    directory, name = os.path.split(os.path.abspath(args.path))
-    made = [each for each in sorted(os.listdir(directory)) if each.startswith(name)]
-    print(json.dumps({each: os.path.getsize(os.path.join(directory, each)) for each in made}))
+    print(json.dumps({args.path: os.path.getsize(args.path)}))
 
 
 if __name__ == "__main__":

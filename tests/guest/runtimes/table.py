@@ -17,6 +17,14 @@ TREES = {
 #: The wheels, in the tree "python".
 SITE = "/opt/site"
 DATA = "/data/runtimes"
+#: Format of models.py -> what the file is called.
+NAMES = {
+    "gguf": "model.gguf",
+    "safetensors": "model.safetensors",
+    "onnx": "inline.onnx",
+    "onnx-external": "external.onnx",
+    "ncnn": "model.ncnn.bin",
+}
 
 # How a file comes into memory, and what holds it.
 MAPPED = "mmap"  # page by page, when it is touched
@@ -50,7 +58,7 @@ class Run:
 
     @property
     def model(self) -> str:
-        return f"{DATA}/{self.format}"
+        return f"{DATA}/{NAMES[self.format]}"
 
     @property
     def file(self) -> str:
