@@ -9,7 +9,8 @@ its steps as they were traced (``steps``), the machine's dma-bufs at its end
 not follow (``stack``) and, where stacks were sampled, the functions they were in
 (``samples``); of a process that was followed (strategy "observed") its ``pid``,
 ``comm``, ``command`` and how it ``ended`` ("" if it ran on); per thread what the
-kernel's delay accounting says (``delays``, null if nothing is known).  ``lost`` has
+kernel's delay accounting says (``delays``, null if nothing is known).  ``tried`` is what
+``--try`` measured, null where it was not given.  ``lost`` has
 ``lost_events`` by kind, and beside them "missed", the calls of any task that probes
 missed, null where the kernel does not count those.
 """
@@ -35,6 +36,7 @@ from dmatrace.analysis.copies import copies
 from dmatrace.analysis.ledger import Tables, ledger, per_process
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
+from dmatrace.analysis.tried import tried
 from dmatrace.analysis.verdicts import direct
 from dmatrace.recording.schema import TABLES
 
@@ -70,6 +72,7 @@ def document(recording: Recording) -> dict[str, Any]:
         "lost": dict(meta.get("lost") or {}),
         "hooks": [_named(hook, _HOOK) for hook in meta.get("hooks") or []],
         "loads": loads,
+        "tried": tried(recording, loads),
         "skipped": [_named(skip, _SKIPPED) for skip in meta.get("skipped") or []],
         "self": _self_cost(meta.get("self") or {}),
     }
