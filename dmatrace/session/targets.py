@@ -79,7 +79,13 @@ class _Target:
         if options.comm is not None:
             found = processes.called(options.comm)
         elif self.cgroup is not None:
-            found = [pid for pid in self.cgroup.members() if pid != os.getpid()]
+            found = self.cgroup.members()
+            if found in ([], [os.getpid()]):
+                who = "no process but dmatrace itself" if found else "no process"
+                raise DmatraceError(
+                    f"{who} is in control group {self.cgroup.path}",
+                    do="start one in it first: recording ends when the group is empty",
+                )
         else:
             found = [processes.check(pid).pid for pid in options.pids]
         if options.follow:
