@@ -69,6 +69,9 @@ runtimes: $(RUNTIMES) ## llama.cpp, ONNX Runtime, safetensors and ncnn, for long
 $(RUNTIMES): tests/guest/runtimes/image.py tests/guest/runtimes/table.py tests/guest/runtimes/wheels.lock | setup
 	$(BIN)/python -m tests.guest.runtimes.image $@
 
+runtimes-docs: image runtimes ## docs/runtimes.md: what dmatrace says of them, beside strace and proc, in the guest
+	$(BIN)/python -m tests.guest.runtimes.transcripts -o docs/runtimes.md
+
 image: setup ## the image of the lab's guest, unless it is there
 	$(BIN)/dmatrace lab build
 
