@@ -26,12 +26,12 @@ NAMES = {
     "ncnn": "model.ncnn.bin",
 }
 
-# How a file comes into memory, and what holds it.
+# How a file comes into memory, and what takes it: in dmatrace's words for both.
 MAPPED = "mmap"  # page by page, when it is touched
-POPULATED = "mmap, populated"  # by MAP_POPULATE or MADV_WILLNEED
-BUFFERED = "buffered read"
-DIRECT = "direct read"
-IN_MAPPING = "mapping of the file"
+POPULATED = "mmap+populate"  # by one call
+BUFFERED = "buffered"
+DIRECT = "direct"
+IN_MAPPING = ""
 IN_ANONYMOUS = "anonymous memory"
 
 
@@ -55,6 +55,11 @@ class Run:
     @property
     def name(self) -> str:
         return f"{self.runtime}-{self.mode}"
+
+    @property
+    def verdict(self) -> str:
+        """What dmatrace should say of the load of that file."""
+        return f"{self.way} into {self.where}" if self.where else self.way
 
     @property
     def model(self) -> str:

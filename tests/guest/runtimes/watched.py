@@ -121,11 +121,23 @@ def broken(seen: Watched) -> Iterator[str]:
         verdicts = {"buffered", "none"}
     if file["verdict"] not in verdicts:
         yield f"the verdict is {file['verdict']}: {file['why']}"
+    yield from _verdict(seen)
     yield from _disk(seen)
     yield from _cache(seen, seen.added, 0)
     if not -MIB <= seen.grown("rchar") - seen.load["bytes"] <= OTHER_READS:
         yield f"{seen.load['bytes']} bytes were read, by /proc/PID/io {seen.grown('rchar')}"
     yield from whenever(seen)
+
+
+def _verdict(seen: Watched) -> Iterator[str]:
+    """The classifier's word on the file, where the document has one."""
+    if "file_loads" not in seen.document:
+        return
+    key = seen.facts["dev"], seen.facts["ino"]
+    mine = [load for load in seen.document["file_loads"] if (load["dev"], load["ino"]) == key]
+    verdicts = [load["verdict"] for load in mine]
+    if verdicts != [seen.run.verdict]:
+        yield f"the verdicts on the file are {verdicts}, not {seen.run.verdict!r}"
 
 
 def _disk(seen: Watched) -> Iterator[str]:
@@ -165,6 +177,7 @@ def under_way(seen: Watched) -> Iterator[str]:
     ours, theirs = seen.load["block"]["read_bytes"], seen.grown("read_bytes")
     if abs(ours - theirs) > IN_FLIGHT:
         yield f"{ours} bytes from disks, by /proc/PID/io {theirs} and what was in flight"
+    yield from _verdict(seen)
     yield from _cache(seen, seen.added, IN_FLIGHT)
     read, rchar = seen.load["bytes"], seen.grown("rchar")
     longest = max(seen.calls.reads, default=0)
