@@ -202,6 +202,8 @@ class Trying:
                 "way": target.way,
                 "asked": bool(wanted.strategies),
             }
+            # Before: Ctrl-C ends the loads.
+            session.writer.update_meta(tried=said)
             for number, name in enumerate(names, first_id):
                 if name in self.skipped:
                     skip = self.skipped[name]
@@ -216,4 +218,3 @@ class Trying:
                 took = (row["create_ns"] + row["io_ns"]) / 1e9 if not row.get("failed") else 0
                 say(f"{name}: {took:.2f} s" if took else f"{name}: failed: {row['failed']}")
             self.failed = recorder.failed
-            session.writer.update_meta(tried=said)
