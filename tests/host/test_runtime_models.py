@@ -44,14 +44,14 @@ def test_gguf_tensors_fill_the_file(tmp_path: Path) -> None:
     models.gguf(str(path), MIB)
     data = path.read_bytes()
     magic, version, tensors, pairs = struct.unpack("<4sIQQ", data[:24])
-    assert (magic, version, pairs) == (b"GGUF", 3, 15)
+    assert (magic, version, pairs) == (b"GGUF", 3, 17)
     name = b"output_norm.weight"
     at = data.index(struct.pack("<Q", len(name)) + name) + 8 + len(name)
     dimensions, length, kind, offset = struct.unpack("<IQIQ", data[at : at + 24])
     assert (dimensions, kind, offset % 32) == (1, 0, 0)
     start = -(-(at + 24) // 32) * 32  # it is the last of the headers, too
     assert start + offset + 4 * length == len(data)
-    assert tensors == 2 + 9
+    assert tensors == 2 + 10
 
 
 _STRACE = """\

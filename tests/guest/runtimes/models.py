@@ -4,7 +4,7 @@
 
 The formats are written by hand, from their specifications:
 
-- gguf: a LLaMA of few layers and a vocabulary of single bytes
+- gguf: a LLaMA of few layers with many experts, and a vocabulary of single bytes
   (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)
 - safetensors: named matrices (https://github.com/huggingface/safetensors#format)
 - onnx, onnx-external: matrix products, the weights in the model itself or in PATH.data beside
@@ -50,8 +50,9 @@ def _fill(file: IO[bytes], size: int, block: bytes) -> None:
 
 # --- GGUF ------------------------------------------------------------------------------------
 
-_EMBEDDING, _FORWARD, _HEADS = 1024, 4096, 8
-_LAYER = 2 * (4 * _EMBEDDING**2 + 3 * _EMBEDDING * _FORWARD)  # bytes of its matrices, F16
+# A mixture of experts, of which one computes: all are loaded, and an emulator gets through.
+_EMBEDDING, _FORWARD, _HEADS, _EXPERTS = 256, 512, 4, 32
+_LAYER = 2 * (4 * _EMBEDDING**2 + 3 * _EMBEDDING * _FORWARD * _EXPERTS)  # bytes, F16
 _U32, _F32, _STRING, _ARRAY, _I32 = 4, 6, 8, 9, 5
 _GGUF_ALIGNMENT = 32
 
@@ -84,9 +85,10 @@ def _tensors(layers: int, vocabulary: int) -> list[tuple[str, tuple[int, ...]]]:
         for part in ("q", "k", "v", "output"):
             found.append((f"{name}attn_{part}.weight", (_EMBEDDING, _EMBEDDING)))
         found.append((f"{name}ffn_norm.weight", (_EMBEDDING,)))
+        found.append((f"{name}ffn_gate_inp.weight", (_EMBEDDING, _EXPERTS)))
         for part in ("gate", "up"):
-            found.append((f"{name}ffn_{part}.weight", (_EMBEDDING, _FORWARD)))
-        found.append((f"{name}ffn_down.weight", (_FORWARD, _EMBEDDING)))
+            found.append((f"{name}ffn_{part}_exps.weight", (_EMBEDDING, _FORWARD, _EXPERTS)))
+        found.append((f"{name}ffn_down_exps.weight", (_FORWARD, _EMBEDDING, _EXPERTS)))
     return [*found, ("output_norm.weight", (_EMBEDDING,))]
 
 
@@ -103,6 +105,8 @@ def gguf(path: str, size: int) -> None:
         _pair("llama.embedding_length", _U32, _EMBEDDING),
         _pair("llama.block_count", _U32, layers),
         _pair("llama.feed_forward_length", _U32, _FORWARD),
+        _pair("llama.expert_count", _U32, _EXPERTS),
+        _pair("llama.expert_used_count", _U32, 1),
         _pair("llama.attention.head_count", _U32, _HEADS),
         _pair("llama.attention.layer_norm_rms_epsilon", _F32, 1e-5),
         _pair("llama.rope.dimension_count", _U32, _EMBEDDING // _HEADS),
@@ -116,7 +120,8 @@ def gguf(path: str, size: int) -> None:
     tensors = _tensors(layers, len(tokens))
     infos, offset, sizes = [], 0, []
     for name, shape in tensors:
-        width = 2 if len(shape) == 2 else 4  # F16; norms are F32
+        # F16; norms and what chooses the experts are F32.
+        width = 4 if len(shape) == 1 or "gate_inp" in name else 2
         info = _text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
         infos.append(info + struct.pack("<IQ", int(width == 2), offset))
         count = 1
