@@ -70,6 +70,7 @@ $(RUNTIMES): tests/guest/runtimes/image.py tests/guest/runtimes/table.py tests/g
 	$(BIN)/python -m tests.guest.runtimes.image $@
 
 runtimes-docs: image runtimes ## docs/runtimes.md: what dmatrace says of them, beside strace and proc, in the guest
+	rm -rf build/transcripts
 	$(BIN)/python -m tests.guest.runtimes.transcripts -o docs/runtimes.md
 
 image: setup ## the image of the lab's guest, unless it is there

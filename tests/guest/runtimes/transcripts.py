@@ -6,6 +6,7 @@ python -m tests.guest.runtimes.transcripts [--kernel 6.12] [--run NAME]... [-o F
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import shutil
 import subprocess
@@ -24,6 +25,8 @@ from tests.guest.runtimes.watched import (
     Watched,
     broken,
     driven,
+    kept,
+    kept_calls,
     recorded,
     traced,
     under_way,
@@ -70,6 +73,9 @@ As it was printed: the recording's messages, and the report.
 """
 
 
+_READY = "prepared.json"
+
+
 @dataclass(frozen=True)
 class Shown:
     """One run, both ways, and what did not hold."""
@@ -86,20 +92,25 @@ def main() -> int:
     parser.add_argument("--kernel", default=kernels.DEFAULT.name)
     parser.add_argument("--run", action="append", choices=RUNS, help="these alone (repeatable)")
     parser.add_argument("-o", "--output", default="-", metavar="FILE", help="default: stdout")
+    parser.add_argument(
+        "--kept",
+        type=Path,
+        default=places.checkout() / "build" / "transcripts",
+        metavar="DIR",
+        help="below the checkout; what is there already is not made again",
+    )
     args = parser.parse_args()
     if not IMAGE.exists():
         parser.error(f"there is no {IMAGE}: make runtimes")
-    shared = places.checkout() / "build" / "transcripts"
-    shutil.rmtree(shared, ignore_errors=True)
-    shared.mkdir(parents=True)
-    shown: list[Shown] = []
-    with Guest(kernels.find(args.kernel), progress=lambda text: print(text, file=sys.stderr)) as g:
-        lab = Lab(g, shared)
-        ready = driven(lab, "prepare", str(IMAGE))
-        for name in args.run or RUNS:
-            print(f"runtimes: {name}", file=sys.stderr)
-            shown.append(show(lab, RUNS[name]))
-        facts = f"Linux {lab.must('uname -r').strip()}; llama.cpp {ready['llama']}."
+    kept_in: Path = args.kept.absolute()
+    kept_in.mkdir(parents=True, exist_ok=True)
+    runs = [RUNS[name] for name in args.run or RUNS]
+    missing = [run for run in runs if not _there(kept_in, run)]
+    if missing:
+        make(kept_in, kernels.find(args.kernel), missing)
+    shown = [show(kept_in, run) for run in runs]
+    ready = json.loads((kept_in / _READY).read_text())
+    facts = f"Linux {shown[0].before.document['kernel']}; llama.cpp {ready['llama']}."
     text = "\n".join(page(shown, facts)) + "\n"
     if args.output == "-":
         sys.stdout.write(text)
@@ -111,11 +122,29 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def show(lab: Lab, run: Run) -> Shown:
+def _there(where: Path, run: Run) -> bool:
+    names = (f"{run.name}.strace", f"{run.name}-before.json", f"{run.name}-during.json")
+    return all((where / name).exists() for name in names)
+
+
+def make(where: Path, kernel: kernels.Kernel, runs: Sequence[Run]) -> None:
+    """Run and record in the guest."""
+    with Guest(kernel, progress=lambda text: print(text, file=sys.stderr)) as guest:
+        lab = Lab(guest, where)
+        (where / _READY).write_text(json.dumps(driven(lab, "prepare", str(IMAGE))))
+        for run in runs:
+            print(f"runtimes: {run.name}", file=sys.stderr)
+            for when in ("before", "during"):
+                shutil.rmtree(where / f"{run.name}-{when}.dmt", ignore_errors=True)
+            calls = traced(lab, run)
+            for when in ("before", "during"):
+                recorded(lab, run, calls, when)
+
+
+def show(where: Path, run: Run) -> Shown:
     """Both recordings of a run."""
-    calls = traced(lab, run)
-    before = recorded(lab, run, calls, "before")
-    during = recorded(lab, run, calls, "during")
+    calls = kept_calls(where, run)
+    before, during = kept(where, run, calls, "before"), kept(where, run, calls, "during")
     return Shown(before, during, list(broken(before)), list(under_way(during)))
 
 
@@ -125,14 +154,15 @@ def page(shown: Sequence[Shown], facts: str) -> Iterator[str]:
     yield f"{facts}\n"
     yield _BEFORE
     yield from _table(
-        ("runtime, mode", "strace: read", "direct", "mapped", "so it is", "dmatrace: read",
-         "direct", "verdict", "disk", "page cache", "fincore", "all reads", "rchar", "broken"),
+        ("runtime, mode", "strace: read", "direct", "mapped", "so it is", "dmatrace says",
+         "read", "direct", "verdict", "disk", "page cache", "fincore", "all reads", "rchar",
+         "broken"),
         [_before(one) for one in shown],
     )  # fmt: skip
     yield _DURING
     yield from _table(
-        ("runtime, mode", "disk asked before", "disk after: dmatrace", "/proc/PID/io",
-         "page cache: dmatrace", "fincore", "reads: dmatrace", "rchar", "broken"),
+        ("runtime, mode", "dmatrace says", "disk asked before", "disk after: dmatrace",
+         "/proc/PID/io", "page cache: dmatrace", "fincore", "reads: dmatrace", "rchar", "broken"),
         [_during(one) for one in shown],
     )  # fmt: skip
     for line in (line for one in shown for line in (*one.not_before, *one.not_during)):
@@ -157,6 +187,7 @@ def _before(one: Shown) -> list[str]:
         f"{seen.run.runtime}, {seen.run.mode}",
         *(f"{size:,}" for size in (calls.buffered, calls.direct, calls.mapped)),
         calls.way(seen.size) or "?",
+        seen.verdict or "-",
         *(f"{size:,}" for size in (file["copied_bytes"], file["direct_bytes"])),
         file["verdict"],
         short_size(file["disk"]["read_bytes"]),
@@ -172,6 +203,7 @@ def _during(one: Shown) -> list[str]:
     seen = one.during
     return [
         f"{seen.run.runtime}, {seen.run.mode}",
+        seen.verdict or "-",
         *(
             short_size(size)
             for size in (

@@ -71,6 +71,13 @@ class Watched:
         )
         return dict(found)
 
+    @property
+    def verdict(self) -> str:
+        """How dmatrace says that the file was loaded; "" where it does not."""
+        key = self.facts["dev"], self.facts["ino"]
+        mine = (x for x in self.document.get("file_loads", ()) if (x["dev"], x["ino"]) == key)
+        return ", ".join(load["verdict"] for load in mine)
+
     def grown(self, name: str) -> int:
         """A counter of /proc/PID/io, from the attaching to the process's end."""
         return int(self.facts["end"]["io"][name] - self.facts["attach"]["io"][name])
@@ -94,7 +101,12 @@ def traced(lab: Lab, run: Run) -> Said:
     out = lab.shared / f"{run.name}.strace"
     ran = driven(lab, "strace", run.name, str(out))
     assert ran["code"] == 0, ran
-    with open(out, errors="replace") as lines:
+    return kept_calls(lab.shared, run)
+
+
+def kept_calls(where: Path, run: Run) -> Said:
+    """What ``traced`` left there."""
+    with open(where / f"{run.name}.strace", errors="replace") as lines:
         return said(lines, run.file)
 
 
@@ -104,6 +116,14 @@ def recorded(lab: Lab, run: Run, calls: Said, when: str) -> Watched:
     facts = driven(lab, "record", run.name, when, str(out))
     assert facts["dmatrace"]["code"] == 0, facts["dmatrace"]
     assert facts["code"] == 0, facts
+    out.with_suffix(".json").write_text(json.dumps(facts))
+    return kept(lab.shared, run, calls, when)
+
+
+def kept(where: Path, run: Run, calls: Said, when: str) -> Watched:
+    """What ``recorded`` left there."""
+    out = where / f"{run.name}-{when}.dmt"
+    facts = json.loads(out.with_suffix(".json").read_text())
     return Watched(run, calls, facts, report(out))
 
 
@@ -135,13 +155,8 @@ def broken(seen: Watched) -> Iterator[str]:
 
 def _verdict(seen: Watched) -> Iterator[str]:
     """The classifier's word on the file, where the document has one."""
-    if "file_loads" not in seen.document:
-        return
-    key = seen.facts["dev"], seen.facts["ino"]
-    mine = [load for load in seen.document["file_loads"] if (load["dev"], load["ino"]) == key]
-    verdicts = [load["verdict"] for load in mine]
-    if verdicts != [seen.run.verdict]:
-        yield f"the verdicts on the file are {verdicts}, not {seen.run.verdict!r}"
+    if "file_loads" in seen.document and seen.verdict != seen.run.verdict:
+        yield f"it was loaded by {seen.verdict!r}, the table says {seen.run.verdict!r}"
 
 
 def _disk(seen: Watched) -> Iterator[str]:
