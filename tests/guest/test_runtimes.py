@@ -6,6 +6,7 @@ the runtime was given.  `make runtimes` makes the image that they are in.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,11 +20,12 @@ pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
-def ready(lab: Lab) -> dict[str, Any]:
+def ready(lab: Lab) -> Iterator[dict[str, Any]]:
     """The runtimes' image mounted, and a model in each format."""
     if not watched.IMAGE.exists():
         pytest.skip("there is no image of runtimes: make runtimes")
-    return watched.driven(lab, "prepare", str(watched.IMAGE))
+    yield watched.driven(lab, "prepare", str(watched.IMAGE))
+    watched.driven(lab, "tidy")
 
 
 @pytest.fixture(scope="module", params=RUNS.values(), ids=RUNS.keys())

@@ -3,6 +3,7 @@
     python3 driver.py prepare IMAGE       mount the image, write the models
     python3 driver.py strace RUN OUT      its calls, in OUT
     python3 driver.py record RUN WHEN OUT a recording, attached "before" the load or "during" it
+    python3 driver.py tidy                models, mounts and the control group away
 
 The last line of stdout is JSON.  Before each run the file's pages are dropped from the page
 cache, and no others: libraries stay.  For "during" a control group's io.max keeps the disk slow
@@ -65,6 +66,14 @@ def prepare(image: str) -> dict[str, Any]:
         check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     return {"models": made, "llama": said.stdout.splitlines()[0]}
+
+
+def tidy() -> dict[str, Any]:
+    """What ``prepare`` and ``record`` made is gone."""
+    shell(f"umount --recursive {ROOT}; rm -r {DATA}")
+    if GROUP.exists():
+        GROUP.rmdir()
+    return {}
 
 
 def drop(path: str) -> None:
@@ -183,10 +192,12 @@ def followed(run: Run, target: subprocess.Popen[bytes], when: str, out: str) -> 
 
 
 def main() -> None:
-    """One of the three."""
+    """One of them."""
     what, *rest = sys.argv[1:]
     if what == "prepare":
         said = prepare(*rest)
+    elif what == "tidy":
+        said = tidy()
     elif what == "strace":
         said = strace(RUNS[rest[0]], rest[1])
     else:
