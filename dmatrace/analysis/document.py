@@ -11,7 +11,8 @@ not follow (``stack``) and, where stacks were sampled, the functions they were i
 ``comm``, ``command`` and how it ``ended`` ("" if it ran on); per thread what the
 kernel's delay accounting says (``delays``, null if nothing is known).  ``file_loads``
 are the large files that processes loaded, and how (classify.py); ``buffer_flows`` which of
-them filled each dma-buf; a load's ``findings`` what its figures mean, ranked.  ``lost`` has
+them filled each dma-buf; a load's ``findings`` what its figures mean, ranked; ``tried`` is
+what ``--try`` measured, null where it was not given.  ``lost`` has
 ``lost_events`` by kind, and beside them "missed", the calls of any task that probes
 missed, null where the kernel does not count those.
 """
@@ -39,6 +40,7 @@ from dmatrace.analysis.copies import copies
 from dmatrace.analysis.ledger import Tables, ledger, per_process
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
+from dmatrace.analysis.tried import tried
 from dmatrace.analysis.verdicts import direct
 from dmatrace.recording.schema import TABLES
 
@@ -77,6 +79,7 @@ def document(recording: Recording) -> dict[str, Any]:
         "lost": dict(meta.get("lost") or {}),
         "hooks": [_named(hook, _HOOK) for hook in meta.get("hooks") or []],
         "loads": loads,
+        "tried": tried(recording, loads),
         "file_loads": files_loaded,
         "buffer_flows": flows,
         "skipped": [_named(skip, _SKIPPED) for skip in meta.get("skipped") or []],

@@ -73,9 +73,12 @@ def pids(text: str) -> tuple[int, ...]:
     """Process numbers with commas between."""
     found = []
     for word in text.split(","):
-        if not word.strip().isdecimal() or not 0 < int(word) < 1 << 22:
-            raise argparse.ArgumentTypeError(f"{word.strip()!r} is no process number")
-        found.append(int(word))
+        digits = word.strip()
+        # Short enough for int(), which refuses thousands of digits in its own words.
+        known = digits.isdecimal() and digits.isascii() and len(digits) < 20
+        if not known or not 0 < int(digits) < 1 << 22:
+            raise argparse.ArgumentTypeError(f"{digits[:40]!r} is no process number")
+        found.append(int(digits))
     return tuple(dict.fromkeys(found))
 
 

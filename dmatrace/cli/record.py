@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from dmatrace import safe
 from dmatrace.cli import arguments
 from dmatrace.detail import DEFAULT_LEVEL, HZ, HZ_MAX, LEVELS, detail
 from dmatrace.errors import UsageError
+
+if TYPE_CHECKING:
+    from dmatrace.session.trying import Wanted
 
 NAME = "record"
 HELP = "record where time and memory of load strategies, processes or a command go"
@@ -32,6 +36,7 @@ examples:
   sudo dmatrace record --strategy memfd-bio --size 1G --detail sampled --ab 7
   sudo dmatrace record -p 4711 -d 30s -o server.dmt
   sudo dmatrace record --comm llama-server -d 2m
+  sudo dmatrace record -p 4711 --try=udmabuf-dio --raise-limits -o gain.dmt
   sudo dmatrace record -o cli.dmt -- llama-cli -m model.gguf -p hello
 """
 
@@ -119,8 +124,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     loads.add_argument(
         "--raise-limits",
         action="store_true",
-        help="raise udmabuf's size_limit_mb, and reserve huge pages, while recording; they are"
-        " restored at the end",
+        help="raise udmabuf's size_limit_mb, and reserve huge pages, while recording (with --try,"
+        " while trying); they are restored at the end",
     )
     loads.add_argument(
         "--load-module",
@@ -170,6 +175,20 @@ def add_targets(parser: argparse.ArgumentParser) -> None:
         help="every process that holds a dma-buf or asks for one, now or later",
     )  # fmt: skip
     add_following(group)
+    add_trying(group)
+
+
+def add_trying(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """What is done with their file afterwards."""
+    group.add_argument(
+        "--try",
+        dest="tries",
+        nargs="?",
+        const="",
+        metavar="NAME[,NAME...]",
+        help="afterwards load the file that they took most bytes of by these strategies, or by"
+        " suggested ones, in the same recording; the report compares",
+    )
 
 
 def add_following(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
@@ -253,11 +272,16 @@ def check(args: argparse.Namespace) -> None:
     if args.strategy:
         if args.file is None and args.size is None:
             raise UsageError("one of the arguments --file --size is required", do="add one of them")
-        if args.duration or args.no_follow:
-            name = "--duration" if args.duration else "--no-follow"
+        given = {
+            "--duration": args.duration, "--no-follow": args.no_follow,
+            "--try": args.tries is not None,
+        }  # fmt: skip
+        for name in (name for name, value in given.items() if value):
             raise UsageError(f"{name} is for processes and commands", do="leave it out")
         return
     for name, default in _OF_STRATEGIES.items():
+        if name == "raise_limits" and args.tries is not None:
+            continue
         if getattr(args, name) != default:
             raise UsageError(
                 f"--{name.replace('_', '-')} is for --strategy alone",
@@ -292,10 +316,22 @@ def targets(args: argparse.Namespace, command: tuple[str, ...] = ()) -> int:
             detail=detail(args.detail, args.sample),
             interval=args.interval,
             say=Progress(quiet=args.quiet),
+            wanted=_wanted(args),
         )
     )
     print(recorded.path, file=sys.stderr if command else sys.stdout)
-    return recorded.code or 0
+    # A command's exit code is its own, whatever came of what was tried.
+    return int(not recorded.tried) if recorded.code is None else recorded.code
+
+
+def _wanted(args: argparse.Namespace) -> Wanted | None:
+    """What --try asks for; names that there are not are a UsageError."""
+    from dmatrace.session import preflight
+    from dmatrace.session.trying import Wanted
+
+    if args.tries is None:
+        return None
+    return Wanted(preflight.select(args.tries) if args.tries else (), args.raise_limits)
 
 
 def _strategies(args: argparse.Namespace) -> int:

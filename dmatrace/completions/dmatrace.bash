@@ -8,8 +8,8 @@
 _shtab_dmatrace_lab_subparsers=(run shell build list clean)
 _shtab_dmatrace_subparsers=(record attach top report compare export bench strategies buffers doctor lab completion)
 
-_shtab_dmatrace_record_option_strings=(-h --help --strategy -p --pid --comm --cgroup --dma-bufs -d --duration --no-follow --file --size --dir --rounds --cache -o --output --force -q --quiet --block --jobs --depth --gather --verify --raise-limits --load-module --hooks --without --detail --sample --interval --ab)
-_shtab_dmatrace_attach_option_strings=(-h --help -d --duration --no-follow -o --output --force -q --quiet --hooks --without --detail --sample --interval)
+_shtab_dmatrace_record_option_strings=(-h --help --strategy -p --pid --comm --cgroup --dma-bufs -d --duration --no-follow --try --file --size --dir --rounds --cache -o --output --force -q --quiet --block --jobs --depth --gather --verify --raise-limits --load-module --hooks --without --detail --sample --interval --ab)
+_shtab_dmatrace_attach_option_strings=(-h --help -d --duration --no-follow --try --raise-limits -o --output --force -q --quiet --hooks --without --detail --sample --interval)
 _shtab_dmatrace_top_option_strings=(-h --help -p --pid --strategy --replay --interval --delay -o --output --file --size --rounds --cache --block --jobs --depth --raise-limits --load-module --serve --host --port)
 _shtab_dmatrace_report_option_strings=(-h --help -f --format --color --redact --redact-comms)
 _shtab_dmatrace_compare_option_strings=(-h --help --by --base --fail-on -f --format --fleet --scheduler --workers --color --redact --redact-comms)
@@ -86,6 +86,7 @@ _shtab_dmatrace_record__h_nargs=0
 _shtab_dmatrace_record___help_nargs=0
 _shtab_dmatrace_record___dma_bufs_nargs=0
 _shtab_dmatrace_record___no_follow_nargs=0
+_shtab_dmatrace_record___try_nargs='?'
 _shtab_dmatrace_record___force_nargs=0
 _shtab_dmatrace_record__q_nargs=0
 _shtab_dmatrace_record___quiet_nargs=0
@@ -94,6 +95,8 @@ _shtab_dmatrace_record___load_module_nargs=0
 _shtab_dmatrace_attach__h_nargs=0
 _shtab_dmatrace_attach___help_nargs=0
 _shtab_dmatrace_attach___no_follow_nargs=0
+_shtab_dmatrace_attach___try_nargs='?'
+_shtab_dmatrace_attach___raise_limits_nargs=0
 _shtab_dmatrace_attach___force_nargs=0
 _shtab_dmatrace_attach__q_nargs=0
 _shtab_dmatrace_attach___quiet_nargs=0

@@ -61,7 +61,7 @@ function _shtab_dmatrace_using
 end
 
 set -g _shtab_dmatrace_commands record attach top report compare export bench strategies buffers doctor lab 'lab run' 'lab shell' 'lab build' 'lab list' 'lab clean' completion
-set -g _shtab_dmatrace_opts_with_value --ab --base --block --by --cache --cgroup --color --comm --delay --depth --detail --dir --disk-size --duration --fail-on --file --fleet --format --from --gather --hooks --host --interval --jobs --kernel --memory --memory-pressure --output --pid --plot --port --replay --rounds --sample --scheduler --size --sizes --strategies --strategy --table --verify --warmup --weight --without --workers -d -f -o -p
+set -g _shtab_dmatrace_opts_with_value --ab --base --block --by --cache --cgroup --color --comm --delay --depth --detail --dir --disk-size --duration --fail-on --file --fleet --format --from --gather --hooks --host --interval --jobs --kernel --memory --memory-pressure --output --pid --plot --port --replay --rounds --sample --scheduler --size --sizes --strategies --strategy --table --try --verify --warmup --weight --without --workers -d -f -o -p
 
 complete -c dmatrace -e
 complete -c dmatrace -f
@@ -77,6 +77,7 @@ complete -c dmatrace -n '_shtab_dmatrace_using record' -l cgroup -xka "(__fish_c
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l dma-bufs -d 'every process that holds a dma-buf or asks for one, now or later'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -s d -l duration -x -d 'end after 10, 10s or 2m'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l no-follow -d 'leave out the processes they start, and children'
+complete -c dmatrace -n '_shtab_dmatrace_using record' -l try -x -d 'afterwards load the file that they took most bytes of by these strategies, or by suggested ones, in the same recording; the report compares'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l file -xka "(__fish_complete_path (commandline -ct))" -d 'the file to load'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l size -x -d 'make a file of this size (512K, 8M, 1G)'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l dir -xka "(__fish_complete_directories)" -d 'where --size makes its file (default: $DMATRACE_DATA, else /var/tmp)'
@@ -90,7 +91,7 @@ complete -c dmatrace -n '_shtab_dmatrace_using record' -l jobs -x -d 'reading th
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l depth -x -d 'reads in flight of udmabuf-uring-dio (default: 1)'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l gather -x -d 'bytes of a batch of dmabuf-gather-*, 1M to 1G (default: 128M)'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l verify -xka "sampled full" -d 'how much of the buffer to compare with the file (default: sampled)'
-complete -c dmatrace -n '_shtab_dmatrace_using record' -l raise-limits -d 'raise udmabuf'"'"'s size_limit_mb, and reserve huge pages, while recording; they are restored at the end'
+complete -c dmatrace -n '_shtab_dmatrace_using record' -l raise-limits -d 'raise udmabuf'"'"'s size_limit_mb, and reserve huge pages, while recording (with --try, while trying); they are restored at the end'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l load-module -d 'load the loader module if a strategy needs it and it is not loaded: the installed one (DKMS), else one built of this checkout; it is unloaded at the end'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l hooks -xka "auto fentry kprobe" -d 'how to attach: fentry, kprobes, or for each function the better one that works'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l without -x -d 'leave a hook out; the report says what that hides (repeatable)'
@@ -102,6 +103,8 @@ complete -c dmatrace -n '_shtab_dmatrace_using; and test $_shtab_dmatrace_npos -
 complete -c dmatrace -n '_shtab_dmatrace_using attach' -s h -l help -d 'show this help message and exit'
 complete -c dmatrace -n '_shtab_dmatrace_using attach' -s d -l duration -x -d 'end after 10, 10s or 2m'
 complete -c dmatrace -n '_shtab_dmatrace_using attach' -l no-follow -d 'leave out the processes they start, and children'
+complete -c dmatrace -n '_shtab_dmatrace_using attach' -l try -x -d 'afterwards load the file that they took most bytes of by these strategies, or by suggested ones, in the same recording; the report compares'
+complete -c dmatrace -n '_shtab_dmatrace_using attach' -l raise-limits -d 'raise udmabuf'"'"'s size_limit_mb, and reserve huge pages, while trying; they are restored at the end'
 complete -c dmatrace -n '_shtab_dmatrace_using attach' -s o -l output -xka "(__fish_complete_directories)" -d 'the recording (default: named after the target)'
 complete -c dmatrace -n '_shtab_dmatrace_using attach' -l force -d 'replace OUT if it is a recording'
 complete -c dmatrace -n '_shtab_dmatrace_using attach' -s q -l quiet -d 'no progress on stderr'

@@ -70,6 +70,21 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         ),
         "a list of hooks",
     ),
+    "tried": (
+        _or_null(
+            _named(
+                file=_text,
+                why=_text,
+                do=_text,
+                cache=_text,
+                way=_text,
+                dev=_number,
+                ino=_number,
+                bytes=_number,
+            )
+        ),
+        "what was tried",
+    ),
     "skipped": (
         _or_null(_list_of(_named(strategy=_text, why=_text, do=_text))),
         "a list of strategies and why",

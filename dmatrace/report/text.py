@@ -13,7 +13,7 @@ from typing import Any
 
 from dmatrace.analysis.summary import KINDS, Summary, summaries
 from dmatrace.analysis.time import in_phase_order
-from dmatrace.report import critical, fileloads, inventory, io, memory, sections
+from dmatrace.report import critical, fileloads, inventory, io, memory, sections, tried
 from dmatrace.report.layout import WIDTH, Style
 from dmatrace.sizes import format_ns, format_size, short_size
 
@@ -51,6 +51,7 @@ def render(document: Mapping[str, Any], *, color: bool = False, ascii_only: bool
             list(io.devices(loads, style)),
             list(sections.direct(loads, style)),
             list(io.files(loads, style, all_of_them=len(loads) <= SIDE_BY_SIDE)),
+            list(tried.section(document, style)),
             list(critical.critical(loads, style)),
             list(sections.overlap(loads, style)),
             list(sections.workers(loads, style)),

@@ -21,6 +21,7 @@ from dmatrace_loaders import kernel
 
 INTERVAL_S = 0.1
 _NAMES_S = 1.0  # paths of files are looked for this often while one is not known
+_TRIES = 8  # for two looks at a file between which nothing changed
 
 Row = dict[str, Any]
 Key = tuple[int, int]  # (dev, ino), dev as tracepoints print it
@@ -41,6 +42,7 @@ class Source(Protocol):
     load_id: int
 
     def all_file_pages(self) -> dict[Key, layout.FilePages] | None: ...
+    def file_pages(self, dev: int, ino: int) -> layout.FilePages | None: ...
     def elsewhere(self) -> dict[str, int]: ...
     def pinned(self) -> dict[str, int]: ...
 
@@ -189,16 +191,25 @@ class Ledger:
         self._append("files", rows)
 
     def _measure(self, key: Key, opened: str) -> None:
-        """What was cached of a file before its count began: by cachestat(2), less its count."""
+        """What was cached of a file before its count began: by cachestat(2), less its count.
+
+        A file that is being read changes between the two: they are taken again until it did
+        not, or what it changed by is the uncertainty.
+        """
         with contextlib.suppress(OSError):
             fd = os.open(opened, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
-                found = kernel.cachestat(fd)
+                for _ in range(_TRIES):
+                    before = self._tracer.file_pages(*key)
+                    found = kernel.cachestat(fd)
+                    counted = self._tracer.file_pages(*key)
+                    if found is None or before is None or counted is None:
+                        return
+                    self._base[key] = max(0, found["cached"] - counted.added + counted.removed)
+                    if (before.added, before.removed) == (counted.added, counted.removed):
+                        return
             finally:
                 os.close(fd)
-            counted = (self._tracer.all_file_pages() or {}).get(key)
-            if found is not None and counted is not None:
-                self._base[key] = max(0, found["cached"] - counted.added + counted.removed)
 
     def _append(self, table: str, rows: list[Row]) -> None:
         if rows:

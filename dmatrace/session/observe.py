@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dmatrace.phases import PHASES
@@ -150,6 +150,11 @@ class Observer:
         process = self._by_pid.get(pid)
         if process is not None:
             process.row["ended"] = _how(status)
+
+    @property
+    def named(self) -> Mapping[files.File, str]:
+        """Paths of the files that the processes had open or mapped, as far as they were seen."""
+        return self._named
 
     def alive(self, pids: set[int]) -> bool:
         """Whether one of these runs still."""

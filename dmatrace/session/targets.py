@@ -30,6 +30,7 @@ from dmatrace.session.procevents import Event, ProcEvents
 from dmatrace.session.progress import Progress
 from dmatrace.session.taskstats import accounting
 from dmatrace.session.traced import Traced, traced
+from dmatrace.session.trying import Trying, Wanted
 from dmatrace.session.ways import Ways
 
 _TICK_S = 0.05
@@ -53,14 +54,19 @@ class Options:
     detail: Detail
     interval: float
     say: Progress
+    wanted: Wanted | None = None  # what to try afterwards
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Where the recording is, and the command's exit code, None where there was none."""
+    """Where the recording is, and the command's exit code, None where there was none.
+
+    ``tried`` is false where something was to be tried afterwards and was not, or failed.
+    """
 
     path: Path
     code: int | None
+    tried: bool = True
 
 
 class _Target:
@@ -76,7 +82,13 @@ class _Target:
         if options.comm is not None:
             found = processes.called(options.comm)
         elif self.cgroup is not None:
-            found = [pid for pid in self.cgroup.members() if pid != os.getpid()]
+            found = self.cgroup.members()
+            if found in ([], [os.getpid()]):
+                who = "no process but dmatrace itself" if found else "no process"
+                raise DmatraceError(
+                    f"{who} is in control group {self.cgroup.path}",
+                    do="start one in it first: recording ends when the group is empty",
+                )
         elif options.dma_bufs:
             held = inventory.buffers()
             found = [holder.pid for buffer in held for holder in buffer.holders]
@@ -167,7 +179,8 @@ def _processes(options: Options) -> Recorded:
             say("interrupted: keeping what was recorded")
         finally:
             observing.finish(observer, interrupted=interrupted)
-    return Recorded(out, None)
+        tried = observing.attempt(observer)
+    return Recorded(out, None, tried)
 
 
 def _still(target: _Target) -> list[int]:
@@ -224,7 +237,8 @@ def _command(options: Options) -> Recorded:
             if not started:
                 observing.finish(observer, interrupted=True)
         observing.session.writer.update_meta(target={**meta, "exit_code": code})
-    return Recorded(out, code)
+        tried = observing.attempt(observer) if started else True
+    return Recorded(out, code, tried)
 
 
 @contextlib.contextmanager
@@ -249,6 +263,7 @@ class _Observing(contextlib.ExitStack):
 
     session: Traced
     command: Command | None = None
+    _interrupted = False
 
     def __init__(
         self, options: Options, target: dict[str, Any], out: Path, user: User | None = None
@@ -341,9 +356,27 @@ class _Observing(contextlib.ExitStack):
                     return f"{duration:g} s are over"
             time.sleep(min(left, _TICK_S))
 
+    def attempt(self, observer: Observer) -> bool:
+        """``--try``, if it was given, after ``finish``; whether it went as asked."""
+        options, session = self._options, self.session
+        if options.wanted is None:
+            return True
+        trying = Trying(options.wanted, session, self.delays, options.say)
+        first = len(observer.processes) + 1
+        interrupted, well = self._interrupted, False
+        try:
+            well = trying.run(observer.named, first, options.interval)
+        except KeyboardInterrupt:
+            interrupted = True
+            options.say("interrupted: keeping what was tried")
+        finally:
+            session.finish(trying.skipped.values(), interrupted=interrupted)
+        return well
+
     def finish(self, observer: Observer, *, interrupted: bool) -> None:
         """The last look, and what it cost."""
         observer.finish()
+        self._interrupted = interrupted
         if self.events and self.events.missed:
             self._options.say(f"{self.events.missed} births and ends of processes were not heard")
         self.session.finish((), interrupted=interrupted)

@@ -102,6 +102,10 @@ class Tracer:
                 self._follow_thread(pid, tid, show)
         return sorted(found)
 
+    def unfollow(self) -> None:
+        """Trace no thread any more; those that are followed again begin at zero."""
+        self._tables["threads"].clear()
+
     def _follow_thread(self, pid: int, tid: int, show: bool) -> None:
         table = self._tables["threads"]
 

@@ -268,6 +268,23 @@ def test_ctrl_c_is_the_commands(lab: Lab) -> None:
             "has ended already: a zombie",
         ),
         ("dmatrace record --cgroup /none", 1, "there is no control group /none"),
+        (
+            "mkdir /sys/fs/cgroup/empty; dmatrace record --cgroup /empty; code=$?;"
+            " rmdir /sys/fs/cgroup/empty; exit $code",
+            1,
+            "no process is in control group /empty",
+        ),
+        (
+            "python3 -c 'import threading,time\n"
+            "threading.Thread(target=time.sleep, args=(60,)).start()' & sleep 2;"
+            " tid=$(ls /proc/$!/task | tail -1); dmatrace record -p $tid; code=$?; kill -9 $!;"
+            " exit $code",
+            1,
+            "is a thread of process",
+        ),
+        ("dmatrace record -p=-3", 2, "'-3' is no process number"),
+        ("sleep 0 & wait; dmatrace attach $! -o x.dmt", 1, "there is no process"),
+        ("setpriv --reuid 65534 --clear-groups dmatrace record -p 1", 3, "tracing needs root"),
         ("dmatrace record -- /nowhere/nothing", 127, "there is no such command"),
         ("dmatrace record -- /etc/passwd", 126, "it may not be executed"),
         ("dmatrace record -- /etc", 126, "it is a directory"),

@@ -50,7 +50,7 @@ CONTRACT: dict[str, Any] = {
 # Keys added to the contract's.  A key in neither list is a mistake.
 ADDED = {
     "": {"machine", "device", "started", "detail", "sample_hz", "page_size", "complete", "torn"}
-    | {"lost", "file_loads", "buffer_flows"},
+    | {"lost", "tried", "file_loads", "buffer_flows"},
     "loads": {
         "load_id",
         "failed",

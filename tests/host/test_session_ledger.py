@@ -30,6 +30,9 @@ class Tracer:
     def all_file_pages(self) -> dict[tuple[int, int], layout.FilePages] | None:
         return self.pages
 
+    def file_pages(self, dev: int, ino: int) -> layout.FilePages | None:
+        return (self.pages or {}).get((dev, ino))
+
     def elsewhere(self) -> dict[str, int]:
         return {"kswapd": 0}
 
@@ -189,3 +192,40 @@ def test_no_interval(text: str) -> None:
 
     with pytest.raises(argparse.ArgumentTypeError):
         arguments.interval(text)
+
+
+@pytest.mark.parametrize("still", [True, False])
+def test_a_file_that_is_being_read_while_it_is_measured(
+    root: Path, monkeypatch: pytest.MonkeyPatch, still: bool
+) -> None:
+    """7 pages were cached before; its reader adds one at each look, for three looks or always."""
+    looks = [0]
+    page = 4096
+
+    def added() -> int:
+        return page * (min(looks[0], 3) if still else looks[0])
+
+    def count(_dev: int, _ino: int) -> layout.FilePages:
+        looks[0] += 1
+        return layout.FilePages(added=added())
+
+    def cachestat(_fd: int) -> dict[str, int]:
+        looks[0] += 1
+        return {"cached": 7 * page + added()}
+
+    found, tracer, _ = _made(root)
+    monkeypatch.setattr(tracer, "file_pages", count)
+    monkeypatch.setattr(ledger.kernel, "cachestat", cachestat)
+    path = root / "model"
+    path.write_bytes(b"")
+    status = path.stat()
+    key = layout.kernel_dev(os.major(status.st_dev), os.minor(status.st_dev)), status.st_ino
+    monkeypatch.setattr(ledger, "_files_of", lambda *_: [(key, str(path), str(path))])
+    monkeypatch.setattr(found, "_pids", lambda: (1,))
+    tracer.pages = {key: layout.FilePages(added=page)}
+    found.begin()
+    measured = found.current(key)
+    assert measured is not None
+    # Nothing changed between two looks, in the end; else by no more than one look's page.
+    assert (7 * page - measured) // page == (0 if still else 1)
+    assert looks[0] <= 3 * 8 + 1

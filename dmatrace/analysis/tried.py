@@ -1,0 +1,130 @@
+"""What ``--try`` measured: a target's own load of a file beside strategies that loaded it after.
+
+A target does other things between its reads, and reads a file's head long before the rest, so
+its time is that in which all but the first hundredth of its bytes came: from the beginning
+of the first access beyond that to the end of the last.  A strategy's is that of create and io.
+Where the target was attached in mid-load only the rates compare, and no ratio is given: what
+was not seen is not guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from dmatrace.analysis.block import READS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from dmatrace.recording.reader import Recording
+
+HEAD = 0.01  # of the bytes, which are read to see what the rest is
+WHOLE = 0.95  # of the file, for a load that was seen from its beginning
+_REQUESTS = ("file_dev", "ino", "kind", "bytes", "queue_ns", "complete_ns")
+
+#: One access: (begin, end in ns, first and last byte of the file); direct I/O tells lengths alone.
+Access = tuple[int, int, int, int]
+
+
+def tried(recording: Recording, loads: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The document's ``tried``: None where --try was not given.
+
+    ``why`` says why nothing was tried, and what follows is then empty.  ``target`` has the
+    bytes that were seen of the file, the ns they took (None: not known) and whether that is the
+    ``whole`` file; ``loads`` the strategies, with ``gain``: how many times as fast as the
+    target (None where that was not measured).
+    """
+    said = recording.meta.get("tried")
+    if not said:
+        return None
+    found: dict[str, Any] = {
+        "file": str(said.get("file", "")),
+        "bytes": int(said.get("bytes") or 0),
+        "cache": str(said.get("cache", "")),
+        "why": str(said.get("why", "")),
+        "do": str(said.get("do", "")),
+        "target": None,
+        "loads": [],
+    }
+    if found["why"]:
+        return found
+    file = int(said.get("dev") or 0), int(said.get("ino") or 0)
+    observed = [load for load in loads if load.get("pid")]
+    accesses: list[Access] = []
+    lengths: list[Access] = []
+    for load in observed:
+        accesses += _runs(recording.part("runs", load["load_id"]), file)
+        requests = recording.part(
+            "requests", load["load_id"], _REQUESTS, where=READS, categories=True
+        )
+        lengths += _direct(requests, file)
+    by_calls, by_requests = covered(accesses), sum(end - start for _, _, start, end in lengths)
+    seen = max(by_calls, by_requests)
+    ns = took(lengths if by_requests > by_calls else accesses)
+    whole = seen >= WHOLE * found["bytes"]
+    found["target"] = {
+        "load_ids": [load["load_id"] for load in observed],
+        "way": str(said.get("way", "")),
+        "bytes": min(seen, found["bytes"]),
+        "ns": ns,
+        "whole": whole,
+        "page_cache_added": sum(_added(load, file) for load in observed),
+    }
+    for load in loads:
+        if load.get("pid"):
+            continue
+        mine = None if load["failed"] or load["refused"] else load["create_ns"] + load["io_ns"]
+        found["loads"].append(
+            {
+                "load_id": load["load_id"],
+                "strategy": load["strategy"],
+                "ns": mine,
+                "page_cache_added": load["memory"]["page_cache_added"],
+                "gain": ns / mine if whole and ns and mine else None,
+            }
+        )
+    return found
+
+
+def _runs(runs: pd.DataFrame, file: tuple[int, int]) -> Iterable[Access]:
+    """Accesses through the page cache: what was read, mapped or read ahead."""
+    mine = runs[(runs["dev"] == file[0]) & (runs["ino"] == file[1])]
+    columns = (mine[name].tolist() for name in ("since_ns", "until_ns", "start", "end"))
+    return zip(*columns, strict=True)
+
+
+def _direct(requests: pd.DataFrame, file: tuple[int, int]) -> Iterable[Access]:
+    mine = requests[
+        (requests["file_dev"] == file[0])
+        & (requests["ino"] == file[1])
+        & (requests["kind"] == "direct")
+    ]
+    columns = (mine[name].tolist() for name in ("queue_ns", "complete_ns", "bytes"))
+    return ((begin, end, 0, size) for begin, end, size in zip(*columns, strict=True))
+
+
+def _added(load: Mapping[str, Any], file: tuple[int, int]) -> int:
+    rows = load["memory"].get("files") or ()
+    return sum(row["added"] for row in rows if (row["dev"], row["ino"]) == file)
+
+
+def covered(accesses: Iterable[Access]) -> int:
+    """Bytes of the file that any of them has, each counted once."""
+    total = last = 0
+    for start, end in sorted((start, end) for _, _, start, end in accesses):
+        total += max(0, end - max(start, last))
+        last = max(last, end)
+    return total
+
+
+def took(accesses: Sequence[Access]) -> int | None:
+    """ns from where more than HEAD of the bytes had come to the last; None of none."""
+    ordered = sorted(accesses)
+    least = HEAD * sum(end - start for _, _, start, end in ordered)
+    so_far = 0
+    for begin, _, start, end in ordered:
+        so_far += end - start
+        if so_far > least:
+            return max(last for _, last, _, _ in ordered) - begin
+    return None
