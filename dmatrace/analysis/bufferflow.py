@@ -110,10 +110,13 @@ def _fill(load: Mapping[str, Any], part: Mapping[str, Any], through: str) -> dic
 def _around(
     fill: Mapping[str, Any], buffer: Mapping[str, Any], facts: Facts
 ) -> Iterator[tuple[str, int]]:
-    """The last open of a fill's file before it, and the first close after it."""
+    """The last open of a fill's file before it, and the first close after it.
+
+    "held" in the place of an open that was before the process was followed.
+    """
     if not fill["ino"]:
         return
-    said: dict[str, list[int]] = {"open": [], "close": []}
+    said: dict[str, list[int]] = {"open": [], "held": [], "close": []}
     for row in facts.calls:
         file = int(row["dev"]), int(row["ino"])
         mine = (_named(file), file[1]) == (fill["dev"], fill["ino"])
@@ -123,6 +126,8 @@ def _around(
     closed = [at for at in said["close"] if at >= fill["last_ns"]]
     if opened:
         yield "open", max(opened)
+    elif said["held"]:
+        yield "held", min(said["held"])
     if closed:
         yield "close", min(closed)
 

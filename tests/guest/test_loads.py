@@ -185,6 +185,7 @@ STRATEGIES = {
 }
 
 
+@pytest.mark.long
 def test_our_own_strategies_are_recognised(lab: Lab) -> None:
     chosen = ",".join(STRATEGIES)
     document = lab.record("ours", "--strategy", chosen, "--size", "8M", "--depth", "4")
@@ -200,3 +201,42 @@ def test_our_own_strategies_are_recognised(lab: Lab) -> None:
     buffers = {names[flow["load_id"]]: flow for flow in document["buffer_flows"]}
     wanted = {name for name in found if name.startswith(("dmabuf", "udmabuf"))}
     assert {name for name, flow in buffers.items() if flow["filled"] == 8 * MIB} == wanted
+
+
+_BUSY = """
+import mmap, os, sys, time
+sys.path.insert(0, sys.argv[1])
+import loading
+address = loading.mapping(loading.heap())
+fd = os.open(sys.argv[2], os.O_RDONLY)
+print("reads", flush=True)
+while True:
+    for offset in range(0, loading.SIZE, 1 << 16):
+        loading.checked(loading._libc.pread(fd, address + offset, 1 << 16, offset))
+        time.sleep(0.002)
+"""
+
+
+def test_attached_in_the_middle_of_a_load(lab: Lab, seen: Seen) -> None:
+    """The file is open and the buffer mapped before anybody looks: /proc says what they are."""
+    if seen.said["heap"]["skipped"]:
+        pytest.skip("kernel lacks: dma-heap")
+    out = lab.shared / "middle.dmt"
+    lab.must(f"cat >/tmp/busy.py <<'END'\n{_BUSY}\nEND")
+    done = lab.shell(
+        f"python3 /tmp/busy.py {LOADING.parent} /data/ways/way.small >/tmp/says & pid=$!;"
+        " until grep -q reads /tmp/says; do sleep 0.2; done;"
+        f" dmatrace attach $pid -d 3 -o {out}; code=$?; kill $pid; exit $code"
+    )
+    assert done.code == 0, done.err
+    document = report(out)
+    (load,) = document["file_loads"]
+    assert load["verdict"] == "buffered into dma-heap buffer"
+    assert load["path"] == "/data/ways/way.small"
+    assert load["bytes"] % (64 << 10) == 0
+    # All that the process read since, but for a read that was under way.
+    (process,) = document["loads"]
+    assert 0 <= process["bytes"] - load["bytes"] <= 64 << 10
+    (flow,) = document["buffer_flows"]
+    assert (flow["exporter"], flow["size"], flow["filled"]) == ("system", SIZE, load["bytes"])
+    assert [step["step"] for step in flow["steps"]] == ["held", "read"]

@@ -231,6 +231,18 @@ def test_a_heap_buffer_that_is_read_into() -> None:
     ]  # fmt: skip
 
 
+def test_what_a_process_had_before_it_was_followed() -> None:
+    """A descriptor and a mapping from /proc: it held the file; when it opened it is not known."""
+    into = {"target": "dmabuf", "to_dev": 7, "to_ino": 60}
+    had = {"target": "dmabuf", "dev": 7, "ino": 60, "exporter": "system"}
+    calls = [_call("held"), _call("held", **had), _call("mapped", **had | {"exporter": ""})]
+    (flow,) = _flows([_way(**into)], calls, [])
+    assert (flow["exporter"], flow["filled"], flow["size"]) == ("system", 8 * MIB, 8 * MIB)
+    assert [step["step"] for step in flow["steps"]] == ["held", "read"]
+    (load,) = file_loads([_way(**into)], Facts(calls, []), [], {}, {})
+    assert load["verdict"] == "buffered into dma-heap buffer"
+
+
 def test_a_udmabuf_is_filled_through_its_memfd() -> None:
     """By reads into a mapping of it, by sendfile, through a pipe, and by write."""
     into = {"target": "shmem", "to_dev": 2, "to_ino": 61}
