@@ -9,7 +9,8 @@ was not seen is not guessed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dmatrace.analysis.block import READS
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
 HEAD = 0.01  # of the bytes, which are read to see what the rest is
 WHOLE = 0.95  # of the file, for a load that was seen from its beginning
-_REQUESTS = ("file_dev", "ino", "kind", "bytes", "queue_ns", "complete_ns")
+_REQUESTS = ("file_dev", "ino", "kind", "sector", "bytes", "queue_ns", "complete_ns")
+_SECTOR = 512  # bytes, whatever the disk's are
 
-#: One access: (begin, end in ns, first and last byte of the file); direct I/O tells lengths alone.
+#: One access: (begin, end in ns, first byte and the one behind the last, of the file or, of
+#: direct I/O, the disk).
 Access = tuple[int, int, int, int]
 
 
@@ -51,17 +54,22 @@ def tried(recording: Recording, loads: Sequence[Mapping[str, Any]]) -> dict[str,
         return found
     file = int(said.get("dev") or 0), int(said.get("ino") or 0)
     observed = [load for load in loads if load.get("pid")]
-    accesses: list[Access] = []
-    lengths: list[Access] = []
+    used: list[Access] = []
+    cached: list[Access] = []
+    direct: list[Access] = []
     for load in observed:
-        accesses += _runs(recording.part("runs", load["load_id"]), file)
+        runs = recording.part("runs", load["load_id"])
+        cached += _runs(runs, file)
+        used += _runs(runs[runs["kind"] != "readahead"], file)
         requests = recording.part(
             "requests", load["load_id"], _REQUESTS, where=READS, categories=True
         )
-        lengths += _direct(requests, file)
-    by_calls, by_requests = covered(accesses), sum(end - start for _, _, start, end in lengths)
-    seen = max(by_calls, by_requests)
-    ns = took(lengths if by_requests > by_calls else accesses)
+        direct += _direct(requests, file)
+    # What was read ahead comes to the target when it reads it, where that was seen.
+    if covered(used) >= WHOLE * covered(cached):
+        cached = used
+    accesses = max(cached, direct, key=covered)
+    seen, ns = covered(accesses), took(accesses)
     whole = seen >= WHOLE * found["bytes"]
     found["target"] = {
         "load_ids": [load["load_id"] for load in observed],
@@ -100,8 +108,11 @@ def _direct(requests: pd.DataFrame, file: tuple[int, int]) -> Iterable[Access]:
         & (requests["ino"] == file[1])
         & (requests["kind"] == "direct")
     ]
-    columns = (mine[name].tolist() for name in ("queue_ns", "complete_ns", "bytes"))
-    return ((begin, end, 0, size) for begin, end, size in zip(*columns, strict=True))
+    columns = (mine[name].tolist() for name in ("queue_ns", "complete_ns", "sector", "bytes"))
+    return (
+        (begin, end, sector * _SECTOR, sector * _SECTOR + size)
+        for begin, end, sector, size in zip(*columns, strict=True)
+    )
 
 
 def _added(load: Mapping[str, Any], file: tuple[int, int]) -> int:
@@ -110,21 +121,35 @@ def _added(load: Mapping[str, Any], file: tuple[int, int]) -> int:
 
 
 def covered(accesses: Iterable[Access]) -> int:
-    """Bytes of the file that any of them has, each counted once."""
-    total = last = 0
-    for start, end in sorted((start, end) for _, _, start, end in accesses):
-        total += max(0, end - max(start, last))
-        last = max(last, end)
-    return total
+    """Bytes that any of them has, each counted once."""
+    return sum(new for _, new in _in_order(accesses))
 
 
-def took(accesses: Sequence[Access]) -> int | None:
-    """ns from where more than HEAD of the bytes had come to the last; None of none."""
-    ordered = sorted(accesses)
-    least = HEAD * sum(end - start for _, _, start, end in ordered)
+def took(accesses: Iterable[Access]) -> int | None:
+    """ns from where more than HEAD of the bytes had come to where the last came; None of none.
+
+    What is read again counts for nothing.
+    """
+    ordered = [(access, new) for access, new in _in_order(accesses) if new]
+    least = HEAD * sum(new for _, new in ordered)
     so_far = 0
-    for begin, _, start, end in ordered:
-        so_far += end - start
+    for (begin, *_), new in ordered:
+        so_far += new
         if so_far > least:
-            return max(last for _, last, _, _ in ordered) - begin
+            return max(access[1] for access, _ in ordered) - begin
     return None
+
+
+def _in_order(accesses: Iterable[Access]) -> Iterator[tuple[Access, int]]:
+    """Each access by its beginning, with the bytes that none before it had."""
+    starts: list[int] = []  # of spans that do not touch, ascending
+    ends: list[int] = []
+    for access in sorted(accesses):
+        start, end = access[2:]
+        low, high = bisect_left(ends, start), bisect_right(starts, end)
+        spans = zip(starts[low:high], ends[low:high], strict=True)
+        had = sum(min(last, end) - max(first, start) for first, last in spans)
+        yield access, end - start - had
+        if low < high:
+            start, end = min(start, starts[low]), max(end, ends[high - 1])
+        starts[low:high], ends[low:high] = [start], [end]

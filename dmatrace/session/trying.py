@@ -80,8 +80,15 @@ def loaded(
     def taken(key: files.File) -> int:
         return max(direct(key) + copied(key), added.get(key, 0))
 
+    def once(key: files.File) -> int:
+        """The same, but of what was read again and again no more than there is."""
+        try:
+            return min(taken(key), os.stat(named.get(key, "")).st_size)
+        except OSError:
+            return taken(key)
+
     # A device by itself has inode 0: its pages are a file system's metadata.
-    ranked = sorted((key for key in {*calls, *added} if key[1]), key=taken, reverse=True)
+    ranked = sorted((key for key in {*calls, *added} if key[1]), key=once, reverse=True)
     key = next(iter(ranked), None)
     if key is None or taken(key) < LEAST:
         raise DmatraceError(

@@ -49,7 +49,7 @@ def ran(lab: Lab) -> tuple[dict[str, Any], dict[str, Any], str]:
         "rm -f /tmp/gate; mkfifo /tmp/gate;"
         " python3 /tmp/target.py /data/try/model /data/try/other </tmp/gate >/tmp/target.out &"
         " pid=$!; exec 5>/tmp/gate;"
-        f" dmatrace record -p $pid --try --raise-limits -o {out} 2>/tmp/said & ours=$!;"
+        f" dmatrace record -p $pid --try --raise-limits -o {out} >/dev/null 2>/tmp/said & ours=$!;"
         " for n in $(seq 900); do grep -q following /tmp/said && break; sleep 0.2; done;"
         " echo go >&5;"
         " for n in $(seq 900); do [ -s /tmp/target.out ] && break; sleep 0.2; done; kill $ours;"

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dmatrace.analysis.document import document
 from dmatrace.analysis.tried import covered, took
@@ -66,6 +68,14 @@ def test_the_file_of_which_most_came(model: Path, tmp_path: Path) -> None:
     assert trying.loaded(reads, added, named).path == str(model)
 
 
+def test_what_is_read_again_and_again_is_no_larger(model: Path, tmp_path: Path) -> None:
+    small = tmp_path / "index"
+    small.write_bytes(bytes(MIB))
+    named = {file_key(path.stat()): str(path) for path in (model, small)}
+    reads = [_reads(small, buffered=500 * MIB), _reads(model, buffered=4 * MIB)]
+    assert trying.loaded(reads, {}, named).path == str(model)
+
+
 def test_what_cannot_be_tried(model: Path, tmp_path: Path) -> None:
     key = file_key(model.stat())
     reads = [_reads(model, buffered=4 * MIB)]
@@ -101,6 +111,24 @@ def test_bytes_are_counted_once_and_a_head_is_no_load() -> None:
     accesses = [(0, 10, 0, 10), (1_000, 1_500, 10, 500), (1_400, 2_000, 500, 1_000)]
     assert took(accesses) == 1_000
     assert took(accesses[1:]) == 1_000
+    # Read again, and again.
+    assert took([*accesses, (9_000, 9_500, 0, 1_000), (9_600, 9_900, 100, 800)]) == 1_000
+    assert took([*accesses, (9_000, 9_500, 500, 1_001)]) == 8_500
+
+
+@given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 60), st.integers(0, 60))))
+def test_bytes_that_come_again_count_once(found: list[tuple[int, int, int]]) -> None:
+    accesses = [(at, at + 1, min(a, b), max(a, b)) for at, a, b in found]
+    seen: set[int] = set()
+    last = first = None
+    for begin, end, start, stop in sorted(accesses):
+        if new := set(range(start, stop)) - seen:
+            seen |= new
+            first = begin if first is None else first
+            last = end if last is None else max(last, end)
+    assert covered(accesses) == len(seen)
+    # With at most 60 bytes, the first hundredth is none.
+    assert took(accesses) == (None if first is None or last is None else last - first)
 
 
 def _recording(path: Path, seen: int, **values: Any) -> Path:
