@@ -70,7 +70,7 @@ def test_a_race_is_watched_typed_into_and_left(lab: Lab) -> None:
         lab, f"dmatrace top --strategy {RACE} --size {SIZE} --rounds 2 --raise-limits -o {out}"
     )
     try:
-        terminal.until("STARTING", "compiling and attaching")
+        terminal.until("STARTING", "attaching the BPF programs")
         terminal.until("LIVE", "dmabuf-bio")
         terminal.press("2")
         terminal.until("[Time]", "phases add up to")
