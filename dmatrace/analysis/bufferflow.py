@@ -28,7 +28,8 @@ def buffer_flows(
     ``loads`` are the document's ``file_loads``.
     """
     found: dict[int, dict[str, Any]] = {}
-    for row in [*buffers, *(row for row in facts.calls if row["target"] == "dmabuf")]:
+    calls = [row for mine in facts.buffers.values() for row in mine]
+    for row in [*buffers, *calls]:
         ino = int(row["ino"])
         buffer = found.setdefault(
             ino,
@@ -65,7 +66,8 @@ def _memfds(facts: Facts) -> dict[int, File]:
     """{inode of a udmabuf: the memfd it was made of}."""
     return {
         int(row["ino"]): (int(row["other_dev"]), int(row["other"]))
-        for row in facts.calls
+        for rows in facts.buffers.values()
+        for row in rows
         if row["what"] == "udmabuf"
     }
 
@@ -117,10 +119,9 @@ def _around(
     if not fill["ino"]:
         return
     said: dict[str, list[int]] = {"open": [], "held": [], "close": []}
-    for row in facts.calls:
-        file = int(row["dev"]), int(row["ino"])
-        mine = (_named(file), file[1]) == (fill["dev"], fill["ino"])
-        if mine and row["load_id"] == buffer["load_id"] and row["what"] in said:
+    major, minor = (int(number) for number in fill["dev"].split(":"))
+    for row in facts.of((major << 20 | minor, fill["ino"])):
+        if row["load_id"] == buffer["load_id"] and row["what"] in said:
             said[str(row["what"])].append(int(row["t_ns"]))
     opened = [at for at in said["open"] if at <= fill["first_ns"]]
     closed = [at for at in said["close"] if at >= fill["last_ns"]]
@@ -150,19 +151,14 @@ def _steps(
     for fill in fills:
         for what, at in _around(fill, buffer, facts):
             add(what, at, at, "file")
-    for row in facts.calls:
-        file = int(row["dev"]), int(row["ino"])
+    for row in facts.buffers.get(ino, ()):
         at, what = int(row["t_ns"]), str(row["what"])
-        if row["load_id"] != buffer["load_id"]:
-            continue
-        if row["target"] == "dmabuf" and file[1] == ino:
-            if what in ("mmap", "munmap", "close"):
-                add({"mmap": "map", "munmap": "unmap"}.get(what, what), at, at, "dma-buf")
-        elif memfd == file and what == "mmap":
-            add("map", at, at, "memfd")
-    for row in buffers:
-        if int(row["ino"]) != ino:
-            continue
+        if row["load_id"] == buffer["load_id"] and what in ("mmap", "munmap", "close"):
+            add({"mmap": "map", "munmap": "unmap"}.get(what, what), at, at, "dma-buf")
+    for row in facts.of(memfd) if memfd else ():
+        if row["load_id"] == buffer["load_id"] and row["what"] == "mmap":
+            add("map", int(row["t_ns"]), int(row["t_ns"]), "memfd")
+    for row in (row for row in buffers if int(row["ino"]) == ino):
         at = int(row["t_ns"])
         if row["event"] == "release":
             add("release", at, at, "dma-buf")

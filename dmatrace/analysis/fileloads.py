@@ -40,7 +40,16 @@ class Facts:
     def __init__(
         self, calls: Sequence[Row], buffers: Sequence[Row], ways: Sequence[Row] = ()
     ) -> None:
-        self.calls = calls
+        self._of: dict[File, list[Row]] = {}
+        self._advice: dict[int, list[Row]] = {}
+        self._buffers: dict[int, list[Row]] = {}
+        for row in calls:
+            if row["what"] == "madvise":
+                self._advice.setdefault(int(row["tgid"]), []).append(row)
+                continue
+            self._of.setdefault((int(row["dev"]), int(row["ino"])), []).append(row)
+            if row["target"] == "dmabuf":
+                self._buffers.setdefault(int(row["ino"]), []).append(row)
         self._drained: dict[File, set[tuple[str, File]]] = {}
         for row in ways:
             if row["way"] == "written" and row["ino"]:
@@ -61,9 +70,18 @@ class Facts:
                 exporter, heap = str(row["exporter"]), str(row["heap"])
                 self._takers[int(row["ino"])] = Taker(exporter=exporter, heap=heap)
 
+    def of(self, file: File) -> Sequence[Row]:
+        """Calls that are about a file, in their order."""
+        return self._of.get(file, ())
+
+    @property
+    def buffers(self) -> Mapping[int, Sequence[Row]]:
+        """{inode of a dma-buf: the calls about it}."""
+        return self._buffers
+
     def path(self, file: File) -> str:
         """What a process called the file when it opened it, or /proc when it was followed."""
-        named = (str(row["path"]) for row in self.calls if (row["dev"], row["ino"]) == file)
+        named = (str(row["path"]) for row in self.of(file))
         return next((path for path in named if path), "")
 
     def taker(self, kind: str, to: File) -> Taker:
@@ -81,11 +99,7 @@ class Facts:
 
     def mappings(self, file: File) -> list[Row]:
         """Where a file was mapped, by any process: a child has its parent's."""
-        return [
-            row
-            for row in self.calls
-            if row["what"] in ("mmap", "mapped") and (row["dev"], row["ino"]) == file
-        ]
+        return [row for row in self.of(file) if row["what"] in ("mmap", "mapped")]
 
     def is_code(self, file: File) -> bool:
         """Whether a file is mapped to be executed, or by execve(2), which no call shows."""
@@ -100,22 +114,19 @@ class Facts:
             flags = int(row["flags"])
             said |= {"MAP_POPULATE"} if flags & classify.MAP_POPULATE else set()
             said |= {"MAP_LOCKED"} if flags & classify.MAP_LOCKED else set()
-        for row in self.calls:
-            if row["t_ns"] > before_ns:
-                continue
-            mine = (row["dev"], row["ino"]) == file
-            if row["what"] == "fadvise" and mine:
+        for row in self.of(file):
+            if row["what"] == "fadvise" and row["t_ns"] <= before_ns:
                 said.add(f"fadvise {classify.FADVICE.get(int(row['flags']), row['flags'])}")
-            elif row["what"] == "readahead" and mine:
+            elif row["what"] == "readahead" and row["t_ns"] <= before_ns:
                 said.add("readahead(2)")
-            elif row["what"] == "madvise" and any(_within(row, other) for other in mappings):
-                said.add(str(classify.MADVICE.get(int(row["flags"]), row["flags"])))
+        for mapping in mappings:
+            for row in self._advice.get(int(mapping["tgid"]), ()):
+                if row["t_ns"] <= before_ns and _within(row, mapping):
+                    said.add(str(classify.MADVICE.get(int(row["flags"]), row["flags"])))
         return frozenset(said - {"NORMAL", "fadvise NORMAL"})
 
 
 def _within(advice: Row, mapping: Row) -> bool:
-    if advice["tgid"] != mapping["tgid"]:
-        return False
     start, end = int(mapping["address"]), int(mapping["address"]) + int(mapping["length"])
     return start < int(advice["address"]) + int(advice["length"]) and int(advice["address"]) < end
 

@@ -39,7 +39,8 @@ _NEXT = {
     "udmabuf": "huge pages in the memfd make fewer pages to pin; a kept buffer pays once",
     "heap-alloc": "a buffer that is kept and reused pays it once",
     "shmem": "huge pages in the memfd, or a buffer that is kept",
-    "fault": "MADV_POPULATE_READ faults all pages in one call; huge pages make them fewer",
+    "fault": "MAP_POPULATE or MADV_POPULATE_READ (_WRITE, of a buffer) fault all pages in one call;"
+    " huge pages make them fewer",
     "dio": "the disk is waited for: more reads in flight keep it busy",
     "page-cache": "the page cache is waited for: MADV_WILLNEED or more threads read ahead",
     "readahead": "O_DIRECT reads need no readahead",
@@ -144,7 +145,8 @@ def _waits(load: Load, mine: Sequence[Load]) -> Iterator[dict[str, Any]]:
             f"Allocation ({format_ns(alloc)}) and disk reads ({format_ns(io)}) run one after the"
             f" other; at once they would take up to {format_ns(shorter - both)} less (an"
             " estimate: nobody measured it).",
-            "dmatrace record --strategy udmabuf-overlap-dio,dmabuf-gather-dio measures it",
+            "dmatrace record --strategy udmabuf-dio,udmabuf-overlap-dio (with --file) measures what"
+            " the two at once take",
             {"alloc_ns": alloc, "io_ns": io, "both_ns": both},
             ns=shorter - both,
             estimate=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dmatrace.analysis.bufferflow import buffer_flows
-from dmatrace.analysis.fileloads import Facts, faults, file_loads
+from dmatrace.analysis.fileloads import Facts, file_loads
 
 if TYPE_CHECKING:
     from dmatrace.recording.reader import Recording
@@ -21,12 +21,14 @@ def of_recording(
     facts = Facts(calls, buffers, ways)
     processes = {int(row["load_id"]): row for row in rows(recording, "loads")}
     # Of a file whose count began after some of it was cached: at least.
+    pages = recording.table("page_cache").drop_duplicates(["dev", "ino"], keep="last")
     cached = {
-        (int(row["dev"]), int(row["ino"])): max(0, int(row["current"]))
-        for row in rows(recording, "page_cache")
+        (int(dev), int(ino)): max(0, int(current))
+        for dev, ino, current in zip(
+            *(pages[name].tolist() for name in ("dev", "ino", "current")), strict=True
+        )
     }
-    runs = rows(recording, "runs") if faults(ways) else []
-    loads = file_loads(ways, facts, runs, cached, processes)
+    loads = file_loads(ways, facts, _runs(recording, ways), cached, processes)
     intervals = rows(recording, "intervals") if buffers else []
     return loads, buffer_flows(ways, facts, buffers, intervals, loads)
 
@@ -36,3 +38,18 @@ def rows(recording: Recording, table: str) -> list[dict[str, Any]]:
     frame = recording.table(table)
     columns = {name: frame[name].tolist() for name in frame.columns}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _runs(recording: Recording, ways: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was read or mapped of files that had faults: there may be millions of other runs."""
+    wanted = {
+        (int(row["load_id"]), int(row["dev"]), int(row["ino"]))
+        for row in ways
+        if row["way"] == "fault" and not row["worker"]
+    }
+    found: list[dict[str, Any]] = []
+    for load_id in sorted({each[0] for each in wanted}):
+        part = recording.part("runs", load_id, ("load_id", "kind", "dev", "ino", "start", "end"))
+        part = part[part["ino"].isin([ino for load, _, ino in wanted if load == load_id])]
+        found += [{str(k): v for k, v in row.items()} for row in part.to_dict("records")]
+    return found

@@ -106,6 +106,8 @@ class Observer:
         try:
             if self._delays:
                 self._delays.begin(pid)
+            if self._ways:
+                self._ways.expect(pid)
             tids = self._tracer.follow(pid, show=True)
             self._keep(self._tracer.take())
             if self._ways:

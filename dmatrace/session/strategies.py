@@ -224,6 +224,8 @@ class Recorder:
     def _started(self) -> Runner:
         if self._runner is None:
             self._runner = Runner()
+        if self._ways:
+            self._ways.expect(self._runner.pid)
         if self._tracer:
             # Anew for each load: --ab detaches in between, and cells then start from zero.
             self._tracer.follow(self._runner.pid)

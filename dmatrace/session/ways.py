@@ -114,7 +114,7 @@ class _File:
 
 
 class Ways:
-    """The rows of one recording: ``follow`` each process, ``sample`` now and then.
+    """The rows of one recording: ``expect`` and ``follow`` each process, ``sample`` now and then.
 
     ``append`` is a writer's; ``load_of`` says whose a process's rows are.
     """
@@ -131,33 +131,49 @@ class Ways:
         self._load_of = load_of
         self._root = root
         self._sampled = 0.0
+        self._known: dict[int, bytes] = {}
         self._last: dict[bytes, tuple[bytes, int, str]] = {}
         self._files: dict[Key, _File] = {}
 
-    def follow(self, pid: int) -> None:
-        """What process ``pid`` has mapped and open already; nothing if it has ended."""
+    def expect(self, pid: int) -> None:
+        """Before process ``pid`` is followed: its reads are counted from the first event on."""
+        self._know(pid, self._mapped(pid))
+
+    def _mapped(self, pid: int) -> list[Row]:
+        found = mapped(pid, self._root)
+        return [row for row in found if row["target"] != "file" or row["length"] >= SCALE]
+
+    def _know(self, pid: int, found: list[Row]) -> None:
+        """What reads may go into; not anew where nothing changed: it is kept in the kernel now."""
         regions = layout.Regions()
-        rows: list[Row] = []
         free = 0
-        now = time.monotonic_ns()
-        head = {"t_ns": now, "load_id": self._load_of(pid), "tid": pid, "tgid": pid}
-        for found in mapped(pid, self._root):
-            if found["target"] == "file" and found["length"] < SCALE:
-                continue
-            rows.append({**head, "what": "mapped", **found})
-            if not found["flags"] & mmap.MAP_SHARED:
+        for row in found:
+            if not row["flags"] & mmap.MAP_SHARED:
                 continue
             if free == layout.REGIONS_MAX:
                 regions.missed += 1
                 continue
             region = regions.at[free]
-            region.start, region.end = found["address"], found["address"] + found["length"]
-            region.ino, region.dev = found["ino"], found["dev"]
-            region.kind = layout.TARGETS.index(found["target"])
+            region.start, region.end = row["address"], row["address"] + row["length"]
+            region.ino, region.dev = row["ino"], row["dev"]
+            region.kind = layout.TARGETS.index(row["target"])
             free += 1
         table = self._program.table("regions")
-        if table is not None:
+        if table is not None and self._known.pop(pid, None) != bytes(regions):
             table[ctypes.c_uint32(pid)] = table.Leaf.from_buffer_copy(regions)
+            self._known[pid] = bytes(regions)
+
+    def follow(self, pid: int) -> None:
+        """What process ``pid``, which is followed now, has mapped and open already.
+
+        Nothing if it has ended.
+        """
+        now = time.monotonic_ns()
+        head = {"t_ns": now, "load_id": self._load_of(pid), "tid": pid, "tgid": pid}
+        found = self._mapped(pid)
+        self._know(pid, found)
+        self._known.pop(pid, None)
+        rows: list[Row] = [{**head, "what": "mapped", **each} for each in found]
         rows += [{**head, "what": "held", **found} for found in held(pid, self._root)]
         for row in rows:
             self.learn(row)
