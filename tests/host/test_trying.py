@@ -203,6 +203,16 @@ def test_of_half_a_load_only_rates_compare(tmp_path: Path) -> None:
     assert "512 KiB were seen: only the rates" in said
 
 
+def test_a_time_that_is_not_known_is_no_zero(tmp_path: Path) -> None:
+    found = _document(_recording(tmp_path / "a.dmt", SIZE))
+    found["tried"]["target"]["ns"] = None
+    for load in found["tried"]["loads"]:
+        load["gain"] = None
+    said = text.render(found)
+    assert _section(said)[3].split()[-3:] == ["-", "-", "0"]
+    assert "How long the target took is not known" in said
+
+
 def test_why_nothing_was_tried(tmp_path: Path) -> None:
     path = tmp_path / "a.dmt"
     why = {"why": "the file is gone", "do": "keep it"}
