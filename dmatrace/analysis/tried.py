@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 HEAD = 0.01  # of the bytes, which are read to see what the rest is
 WHOLE = 0.95  # of the file, for a load that was seen from its beginning
 _REQUESTS = ("file_dev", "ino", "kind", "sector", "bytes", "queue_ns", "complete_ns")
+_DATED = 0.5  # of the bytes, for the others to be dated by their neighbours
+_MANY = 20  # runs of reads, of which the first call's time is a small part
 _SECTOR = 512  # bytes, whatever the disk's are
 
 #: One access: (begin, end in ns, first byte and the one behind the last, of the file or, of
@@ -54,22 +56,19 @@ def tried(recording: Recording, loads: Sequence[Mapping[str, Any]]) -> dict[str,
         return found
     file = int(said.get("dev") or 0), int(said.get("ino") or 0)
     observed = [load for load in loads if load.get("pid")]
-    used: list[Access] = []
-    cached: list[Access] = []
+    read: list[Access] = []
+    around: list[Access] = []  # read ahead, or mapped around a fault
     direct: list[Access] = []
     for load in observed:
         runs = recording.part("runs", load["load_id"])
-        cached += _runs(runs, file)
-        used += _runs(runs[runs["kind"] != "readahead"], file)
+        read += _runs(runs[runs["kind"] == "read"], file)
+        around += _runs(runs[runs["kind"] != "read"], file)
         requests = recording.part(
             "requests", load["load_id"], _REQUESTS, where=READS, categories=True
         )
         direct += _direct(requests, file)
-    # What was read ahead comes to the target when it reads it, where that was seen.
-    if covered(used) >= WHOLE * covered(cached):
-        cached = used
-    accesses = max(cached, direct, key=covered)
-    seen, ns = covered(accesses), took(accesses)
+    seen = max(covered([*read, *around]), covered(direct))
+    ns = took(direct) if covered(direct) == seen else cached_took(read, around)
     whole = seen >= WHOLE * found["bytes"]
     found["target"] = {
         "load_ids": [load["load_id"] for load in observed],
@@ -138,6 +137,24 @@ def took(accesses: Iterable[Access]) -> int | None:
         if so_far > least:
             return max(access[1] for access, _ in ordered) - begin
     return None
+
+
+def cached_took(read: Sequence[Access], around: Sequence[Access]) -> int | None:
+    """The same of a load through the page cache.
+
+    A run of reads is dated from the end of its first call, which may be the only one: what
+    the call reads ahead, or faults map, says when it came.  Of a file that was cached before
+    there is no such thing, and only many runs say how long it took.
+    """
+    every = [*read, *around]
+    total = covered(every)
+    if covered(around) < _DATED * total and len(read) < _MANY:
+        return None
+    ns = took(every)
+    last = max((access[1] for access, new in _in_order(read) if new), default=0)
+    end = max((access[1] for access, new in _in_order(every) if new), default=0)
+    # Pages that were read ahead come to the target when it reads them.
+    return None if ns is None else ns + max(0, last - end)
 
 
 def _in_order(accesses: Iterable[Access]) -> Iterator[tuple[Access, int]]:

@@ -37,6 +37,11 @@ def section(document: Mapping[str, Any], style: Style) -> Iterator[str]:
         yield _line(
             load["strategy"], load["ns"], tried["bytes"], load["page_cache_added"], gain, style
         )
+    if target["whole"] and not target["ns"]:
+        yield from style.wrap(
+            "How long the target took is not known: it read what was cached in a few calls, whose"
+            " beginnings are not recorded."
+        )
     if not target["whole"]:
         yield from style.wrap(
             f"Of the target's load {format_size(target['bytes'])} were seen: only the rates"

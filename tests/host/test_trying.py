@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dmatrace.analysis.document import document
-from dmatrace.analysis.tried import covered, took
+from dmatrace.analysis.tried import cached_took, covered, took
 from dmatrace.cli import main
 from dmatrace.errors import DmatraceError
 from dmatrace.recording import Recording, Writer
@@ -116,6 +116,18 @@ def test_bytes_are_counted_once_and_a_head_is_no_load() -> None:
     assert took([*accesses, (9_000, 9_500, 500, 1_001)]) == 8_500
 
 
+def test_one_call_is_dated_by_what_it_reads_ahead() -> None:
+    """read(2) of all at once: its run is dated by its end alone."""
+    read = [(5_000, 5_000, 0, 1_000)]
+    around = [(at, at + 400, at // 4, at // 4 + 100) for at in range(0, 4_000, 400)]
+    assert cached_took(read, around) == 5_000
+    assert cached_took(read, []) is None
+    assert cached_took([], around) == 4_000
+    many = [(at, at + 50, at, at + 50) for at in range(0, 1_000, 50)]
+    assert cached_took(many, []) == 1_000
+    assert cached_took(many[:10], []) is None
+
+
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 60), st.integers(0, 60))))
 def test_bytes_that_come_again_count_once(found: list[tuple[int, int, int]]) -> None:
     accesses = [(at, at + 1, min(a, b), max(a, b)) for at, a, b in found]
@@ -151,8 +163,9 @@ def _recording(path: Path, seen: int, **values: Any) -> Path:
         writer.append(
             "runs",
             [
-                {**run, "start": start, "end": end, "since_ns": since, "until_ns": until}
-                for start, end, since, until in pieces
+                {**run, "kind": kind, "start": start, "end": end, "since_ns": at, "until_ns": to}
+                for start, end, at, to in pieces
+                for kind in ("readahead", "read")
             ],
         )
         synthetic.write_load(writer, 2, "anon-bio")
@@ -188,6 +201,16 @@ def test_of_half_a_load_only_rates_compare(tmp_path: Path) -> None:
     said = text.render(found)
     assert "as fast" not in said
     assert "512 KiB were seen: only the rates" in said
+
+
+def test_a_time_that_is_not_known_is_no_zero(tmp_path: Path) -> None:
+    found = _document(_recording(tmp_path / "a.dmt", SIZE))
+    found["tried"]["target"]["ns"] = None
+    for load in found["tried"]["loads"]:
+        load["gain"] = None
+    said = text.render(found)
+    assert _section(said)[3].split()[-3:] == ["-", "-", "0"]
+    assert "How long the target took is not known" in said
 
 
 def test_why_nothing_was_tried(tmp_path: Path) -> None:

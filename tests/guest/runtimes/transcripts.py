@@ -78,12 +78,20 @@ _READY = "prepared.json"
 
 @dataclass(frozen=True)
 class Shown:
-    """One run, both ways, and what did not hold."""
+    """One run, attached before its load and, unless that was left out, during it."""
 
     before: Watched
-    during: Watched
-    not_before: list[str]
-    not_during: list[str]
+    during: Watched | None
+
+    @property
+    def not_before(self) -> list[str]:
+        """What does not hold of it."""
+        return list(broken(self.before))
+
+    @property
+    def not_during(self) -> list[str]:
+        """The same of the other."""
+        return list(under_way(self.during)) if self.during else []
 
 
 def main() -> int:
@@ -91,6 +99,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kernel", default=kernels.DEFAULT.name)
     parser.add_argument("--run", action="append", choices=RUNS, help="these alone (repeatable)")
+    parser.add_argument("--before", action="store_true", help="do not attach in mid-load")
     parser.add_argument("-o", "--output", default="-", metavar="FILE", help="default: stdout")
     parser.add_argument(
         "--kept",
@@ -105,9 +114,9 @@ def main() -> int:
     kept_in: Path = args.kept.absolute()
     kept_in.mkdir(parents=True, exist_ok=True)
     runs = [RUNS[name] for name in args.run or RUNS]
-    missing = [run for run in runs if not _there(kept_in, run)]
+    missing = [run for run in runs if not _there(kept_in, run, args.before)]
     if missing:
-        make(kept_in, kernels.find(args.kernel), missing)
+        make(kept_in, kernels.find(args.kernel), missing, args.before)
     shown = [show(kept_in, run) for run in runs]
     ready = json.loads((kept_in / _READY).read_text())
     facts = f"Linux {shown[0].before.document['kernel']}; llama.cpp {ready['llama']}."
@@ -122,30 +131,35 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def _there(where: Path, run: Run) -> bool:
-    names = (f"{run.name}.strace", f"{run.name}-before.json", f"{run.name}-during.json")
+def _whens(before: bool) -> tuple[str, ...]:
+    return ("before",) if before else ("before", "during")
+
+
+def _there(where: Path, run: Run, before: bool) -> bool:
+    names = [f"{run.name}.strace", *(f"{run.name}-{when}.json" for when in _whens(before))]
     return all((where / name).exists() for name in names)
 
 
-def make(where: Path, kernel: kernels.Kernel, runs: Sequence[Run]) -> None:
+def make(where: Path, kernel: kernels.Kernel, runs: Sequence[Run], before: bool) -> None:
     """Run and record in the guest."""
     with Guest(kernel, progress=lambda text: print(text, file=sys.stderr)) as guest:
         lab = Lab(guest, where)
         (where / _READY).write_text(json.dumps(driven(lab, "prepare", str(IMAGE))))
         for run in runs:
             print(f"runtimes: {run.name}", file=sys.stderr)
-            for when in ("before", "during"):
+            for when in _whens(before):
                 shutil.rmtree(where / f"{run.name}-{when}.dmt", ignore_errors=True)
             calls = traced(lab, run)
-            for when in ("before", "during"):
+            for when in _whens(before):
                 recorded(lab, run, calls, when)
 
 
 def show(where: Path, run: Run) -> Shown:
-    """Both recordings of a run."""
+    """The recordings of a run that are there."""
     calls = kept_calls(where, run)
-    before, during = kept(where, run, calls, "before"), kept(where, run, calls, "during")
-    return Shown(before, during, list(broken(before)), list(under_way(during)))
+    there = (where / f"{run.name}-during.json").exists()
+    during = kept(where, run, calls, "during") if there else None
+    return Shown(kept(where, run, calls, "before"), during)
 
 
 def page(shown: Sequence[Shown], facts: str) -> Iterator[str]:
@@ -163,10 +177,16 @@ def page(shown: Sequence[Shown], facts: str) -> Iterator[str]:
     yield from _table(
         ("runtime, mode", "dmatrace says", "disk asked before", "disk after: dmatrace",
          "/proc/PID/io", "page cache: dmatrace", "fincore", "reads: dmatrace", "rchar", "broken"),
-        [_during(one) for one in shown],
+        [_during(one, one.during) for one in shown if one.during],
     )  # fmt: skip
     for line in (line for one in shown for line in (*one.not_before, *one.not_during)):
         yield f"- does not hold: {line}"
+    absent = ", ".join(name for name in RUNS if name not in {one.before.run.name for one in shown})
+    if absent:
+        yield f"Not run for this page: {absent}.\n"
+    absent = ", ".join(one.before.run.name for one in shown if not one.during)
+    if absent:
+        yield f"Not attached in mid-load for this page: {absent}.\n"
     yield _EACH
     for one in shown:
         yield from _transcript(one)
@@ -199,8 +219,7 @@ def _before(one: Shown) -> list[str]:
     ]
 
 
-def _during(one: Shown) -> list[str]:
-    seen = one.during
+def _during(one: Shown, seen: Watched) -> list[str]:
     return [
         f"{seen.run.runtime}, {seen.run.mode}",
         seen.verdict or "-",
@@ -224,7 +243,7 @@ def _transcript(one: Shown) -> Iterator[str]:
     run = one.before.run
     yield f"### {run.runtime}, {run.mode}\n"
     yield f"    {shlex.join(run.argv()[2:])}\n"
-    for seen, whole in ((one.before, True), (one.during, False)):
+    for seen in filter(None, (one.before, one.during)):
         said = seen.facts["dmatrace"]
         out = Path(said["argv"][-1])
         yield "```"
@@ -234,7 +253,7 @@ def _transcript(one: Shown) -> Iterator[str]:
         yield f"# dmatrace report {out.name}"
         lines = _report(out).splitlines()
         # Of the second its time by phase alone: the rest is as before.
-        yield from lines if whole else lines[: _second_gap(lines)]
+        yield from lines if seen is one.before else lines[: _second_gap(lines)]
         yield "```"
         yield ""
 
