@@ -154,8 +154,8 @@ def broken(seen: Watched) -> Iterator[str]:
 
 
 def _verdict(seen: Watched) -> Iterator[str]:
-    """The classifier's word on the file, where the document has one."""
-    if "file_loads" in seen.document and seen.verdict != seen.run.verdict:
+    """The classifier's word on the file."""
+    if seen.verdict != seen.run.verdict:
         yield f"it was loaded by {seen.verdict!r}, the table says {seen.run.verdict!r}"
 
 
