@@ -220,6 +220,7 @@ def test_ll_in_clean_memory_and_under_pressure(lab: Lab) -> None:
     assert "gave back 1 GiB of memory" in done.err
 
 
+@pytest.mark.long
 def test_every_strategy_of_an_odd_file(lab: Lab) -> None:
     """Those that cannot run stay, with the reason; udmabuf's limit is raised meanwhile.
 

@@ -247,6 +247,7 @@ def test_the_limit_is_back(watched: Watched) -> None:
     assert int(watched.limit) == LIMIT_MB
 
 
+@pytest.mark.long
 def test_fincore_agrees(lab: Lab, model: str) -> None:
     """The last buffered load's file is still cached when the recorder has gone."""
     document = lab.record("fincore", "--strategy", "anon-bio", "--file", model, "-q")

@@ -107,6 +107,7 @@ def test_a_file_of_one_byte(lab: Lab, place: str) -> None:
         assert load["memory"]["page_cache_end"] == (4096 if buffered else 0)
 
 
+@pytest.mark.long
 def test_a_sparse_file(lab: Lab, place: str) -> None:
     """Holes are read from no disk, but fill the page cache all the same."""
     chosen = "udmabuf-bio,udmabuf-dio"
@@ -119,6 +120,7 @@ def test_a_sparse_file(lab: Lab, place: str) -> None:
     assert buffered["block"]["read_bytes"] == 4096
 
 
+@pytest.mark.long
 def test_a_file_in_memory(lab: Lab, place: str) -> None:
     """A file on tmpfs is its own page cache: it is copied, and no disk is asked."""
     document = lab.record("tmpfs", "--strategy", "udmabuf-bio", "--file", "/tmp/edges/memory")
@@ -196,7 +198,7 @@ def _stopped(lab: Lab, name: str, number: signal.Signals, group: str = "") -> tu
     [
         (signal.SIGINT, "-"),
         pytest.param(signal.SIGINT, "", marks=pytest.mark.long),
-        (signal.SIGTERM, ""),
+        pytest.param(signal.SIGTERM, "", marks=pytest.mark.long),
         pytest.param(signal.SIGHUP, "", marks=pytest.mark.long),
     ],
     ids=["ctrl-c", "int", "term", "hup"],

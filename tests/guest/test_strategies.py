@@ -42,6 +42,7 @@ def _names(document: dict[str, Any]) -> set[str]:
     return {load["strategy"] for load in document["loads"]}
 
 
+@pytest.mark.long
 def test_several_readers_and_batches(lab: Lab, odd: str, ko: str) -> None:
     """Odd parts of an odd file, into one buffer by several threads or workers."""
     chosen = [
@@ -77,6 +78,7 @@ def test_several_readers_and_batches(lab: Lab, odd: str, ko: str) -> None:
             assert told["bytes"] == ODD
 
 
+@pytest.mark.long
 def test_allocation_and_reading_overlap_by_more_than_half(lab: Lab, ko: str) -> None:
     """Of the shorter one, in the best of some loads of a file of many batches.
 

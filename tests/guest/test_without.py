@@ -20,7 +20,7 @@ from tests.guest.test_record_edges import _closes
 NAMES = [hook.name for hook in HOOKS] + [tap.name for tap in TAPS if not tap.required]
 HIDES = {row.name: row.hides for row in (*HOOKS, *TAPS)}
 # One whose handlers count bytes, one whose C file others need, one that a function stands for.
-SHORT = ("filemap_read", "block requests", "dma-buf events")
+SHORT = ("filemap_read", "dma-buf events")
 OF_MODULE = {hook.name for hook in HOOKS if hook.module}
 PREDICTED = {name: strategy.copies for name, strategy in strategies().items()}
 LAWS = {
