@@ -168,6 +168,7 @@ class Observer:
         if self._ledger:
             self._ledger.end()
         self._tracer.open_runs()
+        last = time.monotonic_ns()
         self._tracer.poll_threads()
         # At once: they go on running while we look at what they did.
         stats = {
@@ -177,6 +178,8 @@ class Observer:
         }
         self._tracer.drain()  # what was done until then: looking at the threads takes a while
         rows = self._tracer.take()
+        # What they asked the disk for since then belongs to calls that nobody counts any more.
+        rows["requests"] = [row for row in rows.get("requests", []) if row["queue_ns"] <= last]
         self._keep(rows)
         for row in rows.get("snapshots", []):
             if row["phase"] == PHASES[0] and row["kind"] == "poll":

@@ -196,6 +196,8 @@ class Loads(View):
                     cell = column.cell(load, snapshot.hidden, room)
                     cells.append(cell if column.right else Text(" ").append_text(cell))
             rows.append((load.key, tuple(cells)))
+        # "auto" is what the table knows of itself, now and then too late for the layout.
+        table.styles.height = len(rows) + 1
         table.show(heads, rows, current.key if current else "")
         self.query_one("#race-title", Static).update(
             Text("where the time went, on one scale  ", "bold").append_text(draw.legend())

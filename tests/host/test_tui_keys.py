@@ -525,7 +525,7 @@ async def test_every_view_at_every_size(size: tuple[int, int]) -> None:
         await shown(pilot)
         for key in "12345":
             await press(pilot, key)
-            await shown(pilot)
+            await settled(pilot)
         await press(pilot, "enter")
         await shown(pilot)
         await press(pilot, "escape", "1")

@@ -84,7 +84,7 @@ async def shown(pilot: Pilot[Any]) -> Top:
     assert app.snapshot is not before
     await settled(pilot)
     tables = list(app.screen_stack[0].query(f"#{app.current} Table").results(Table))
-    await until(lambda: all(table.size.height for table in tables if table.row_count))
+    await until(lambda: all(table.size.height for table in tables if table.display))
     return app
 
 
