@@ -83,6 +83,23 @@ class Map:
                 raise KeyError(bytes(key))
             libbpf.checked(done, f"delete from {self.definition.name}")
 
+    def pop(self, key: Any) -> Any:
+        """An entry of a hash as it was when it was deleted; KeyError if it is not there.
+
+        At once where the kernel can (BPF_MAP_LOOKUP_AND_DELETE_ELEM of hashes came
+        between v5.13 and v5.15).
+        """
+        key, room = self._key(key), self.Leaf()
+        done = libbpf.library().bpf_map_lookup_and_delete_elem(
+            self.fd, ctypes.byref(key), ctypes.byref(room)
+        )
+        if done < 0:
+            if libbpf.error_number(done) == errno.ENOENT:
+                raise KeyError(bytes(key))
+            room = self[key]
+            del self[key]
+        return room
+
     def keys(self) -> Iterator[Any]:
         """Every key; one that is deleted meanwhile may bring others twice."""
         last: Any = None

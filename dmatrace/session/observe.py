@@ -168,8 +168,7 @@ class Observer:
         if self._ledger:
             self._ledger.end()
         self._tracer.open_runs()
-        last = time.monotonic_ns()
-        self._tracer.poll_threads()
+        self._tracer.poll_threads(last=True)
         # At once: they go on running while we look at what they did.
         stats = {
             (process.row["pid"], tid): _schedstat(process.row["pid"], tid)
@@ -178,8 +177,6 @@ class Observer:
         }
         self._tracer.drain()  # what was done until then: looking at the threads takes a while
         rows = self._tracer.take()
-        # What they asked the disk for since then belongs to calls that nobody counts any more.
-        rows["requests"] = [row for row in rows.get("requests", []) if row["queue_ns"] <= last]
         self._keep(rows)
         for row in rows.get("snapshots", []):
             if row["phase"] == PHASES[0] and row["kind"] == "poll":

@@ -276,14 +276,20 @@ class Tracer:
             if value:
                 self._add("counters", {**head, "counter": name, "value": value})
 
-    def poll_threads(self) -> None:
+    def poll_threads(self, *, last: bool = False) -> None:
         """A "poll" snapshot of every traced thread, its open interval included.
 
         Read while the thread may run, so single cells may lag each other by
-        one transition; begin, end, fork and exit snapshots do not.
+        one transition; begin, end, fork and exit snapshots do not.  The ``last``
+        time none is traced any more afterwards: what it goes on to do counts nowhere.
         """
-        now = time.monotonic_ns()
-        for _, leaf in self._tables["threads"].items():
+        table = self._tables["threads"]
+        for key in list(table.keys()):
+            try:
+                leaf = table.pop(key) if last else table[key]
+            except KeyError:
+                continue
+            now = time.monotonic_ns()
             thread = layout.Thread.from_buffer_copy(leaf)
             if now > thread.last:
                 thread.cells[thread.phase & 31].ns[thread.mode % 3] += now - thread.last

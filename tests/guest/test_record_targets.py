@@ -146,6 +146,7 @@ def test_time_adds_up(ran: Ran) -> None:
             _agrees(thread)
 
 
+@pytest.mark.long  # two clocks, once: a busy host can take the CPU away between them
 def test_the_kernels_delays_are_the_blocked_time(ran: Ran) -> None:
     """A child that only reads is blocked by the disk alone.
 

@@ -26,6 +26,15 @@ def made(kind: int, key: int, value: int, entries: int) -> Map:
         pytest.skip(f"kernel lacks: {error}")
 
 
+def test_what_is_popped_is_gone() -> None:
+    table = made(HASH, 4, 24, 16)
+    table[7] = Three((1, 2, 3))
+    assert list(Three.from_buffer_copy(table.pop(7)).values) == [1, 2, 3]
+    assert list(table.keys()) == []
+    with pytest.raises(KeyError):
+        table.pop(7)
+
+
 def test_a_hash_of_structures() -> None:
     table = made(HASH, 8, 24, 16)
     three = Three((1, 2, 3))

@@ -53,7 +53,7 @@ class _Tracer:
                 self.say("poll", tid, tgid, self.now)
         return [tid for tid, tgid, _ in self.running if tgid == pid]
 
-    def poll_threads(self) -> None:
+    def poll_threads(self, *, last: bool = False) -> None:
         for tid, tgid, counted in self.running:
             self.say("poll", tid, tgid, self.now, **counted)
 
