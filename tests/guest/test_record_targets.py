@@ -340,11 +340,11 @@ def test_every_process_that_uses_dma_bufs(lab: Lab, place: str) -> None:
     work.write_text(_DMA_BUF)
     done = lab.shell(
         f"python3 {work} /tmp/first {place}/direct /tmp/go & until [ -s /tmp/first ]; do sleep 0.2;"
-        f" done; dmatrace record --dma-bufs -o {out} 2>/tmp/said & recorder=$!;"
+        f" done; dmatrace record --dma-bufs -d 45 -o {out} 2>/tmp/said >/dev/null & recorder=$!;"
         " for n in $(seq 600); do grep -q following /tmp/said && break; sleep 0.2; done;"
         f" touch /tmp/go; cat {place}/cached >/dev/null;"
         f" python3 {work} /tmp/second {place}/direct /tmp/go; wait %1;"
-        " kill -INT $recorder; wait $recorder; code=$?; cat /tmp/said >&2;"
+        " wait $recorder; code=$?; cat /tmp/said >&2;"
         " cat /tmp/first /tmp/second; rm /tmp/go; exit $code"
     )
     assert done.code == 0, done.err
