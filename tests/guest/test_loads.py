@@ -217,6 +217,7 @@ while True:
 """
 
 
+@pytest.mark.long
 def test_attached_in_the_middle_of_a_load(lab: Lab, seen: Seen) -> None:
     """The file is open and the buffer mapped before anybody looks: /proc says what they are."""
     if seen.said["heap"]["skipped"]:

@@ -63,6 +63,7 @@ def untouched(lab: Lab) -> Iterator[None]:
     lab.must(f"echo 64 >{SIZE_LIMIT}")
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("untouched")
 def test_a_race_is_watched_typed_into_and_left(lab: Lab) -> None:
     out = lab.shared / "race.dmt"
@@ -104,6 +105,7 @@ def test_a_race_is_watched_typed_into_and_left(lab: Lab) -> None:
         assert load["direct"]["verdict"] in row
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize("how", ["q", "TERM", pytest.param("KILL", marks=pytest.mark.long)])
 def test_whoever_leaves_early_leaves_nothing_behind(lab: Lab, how: str) -> None:

@@ -10,6 +10,8 @@ import pytest
 from dmatrace.analysis import law
 from tests.guest.lab import SIZE_LIMIT, Lab, report
 
+pytestmark = pytest.mark.long
+
 MIB = 1 << 20
 SIZE = 96 * MIB  # above udmabuf's limit
 NAMES = ["anon-bio", "anon-dio", "udmabuf-dio"]
