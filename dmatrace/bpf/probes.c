@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Two pairs of an entry and an exit program serve every hook, one of them those of
- * functions that read files: they are loaded or
- * attached once per function, and the attach cookie says which hook it is
+ * functions that read files: they are loaded or attached once per function, and the
+ * attach cookie says which hook it is
  * (Linux kernel commits 82e6b1eee6a8 "bpf: Allow to specify user-provided
  * bpf_cookie for BPF perf links" in v5.15, 2fcc82411e74 "bpf, x86: Attach a
  * cookie to fentry/fexit/fmod_ret/lsm." in v5.19).  So the C is fixed, and

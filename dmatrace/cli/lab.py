@@ -98,7 +98,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     run_.add_argument(
         "--frozen",
         action="store_true",
-        help="dmatrace/ and loaders/ as they are now, read-only: starts much faster",
+        help="dmatrace/ and loaders/ as they are now, read-only: starts faster",
     )
     run_.add_argument("command", nargs="+", metavar="CMD", help="command and arguments, after --")
 

@@ -206,7 +206,7 @@ complete -c dmatrace -n '_shtab_dmatrace_using lab run' -s h -l help -d 'show th
 complete -c dmatrace -n '_shtab_dmatrace_using lab run' -l kernel -x -d 'the guest'"'"'s kernel (default 6.12)'
 complete -c dmatrace -n '_shtab_dmatrace_using lab run' -l memory -x -d 'of the guest (default 6G)'
 complete -c dmatrace -n '_shtab_dmatrace_using lab run' -l disk-size -x -d 'of its data (default 4G)'
-complete -c dmatrace -n '_shtab_dmatrace_using lab run' -l frozen -d 'dmatrace/ and loaders/ as they are now, read-only: starts much faster'
+complete -c dmatrace -n '_shtab_dmatrace_using lab run' -l frozen -d 'dmatrace/ and loaders/ as they are now, read-only: starts faster'
 complete -c dmatrace -n '_shtab_dmatrace_using lab; and test $_shtab_dmatrace_npos -eq 0' -a shell -d 'An interactive shell in a fresh guest.'
 complete -c dmatrace -n '_shtab_dmatrace_using lab shell' -s h -l help -d 'show this help message and exit'
 complete -c dmatrace -n '_shtab_dmatrace_using lab shell' -l kernel -x -d 'the guest'"'"'s kernel (default 6.12)'

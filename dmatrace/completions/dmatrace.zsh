@@ -187,7 +187,7 @@ _shtab_dmatrace_lab_run_options=(
   "--kernel[the guest\'s kernel (default 6.12)]:6.12|6.1|7.2:"
   "--memory[of the guest (default 6G)]:SIZE:"
   "--disk-size[of its data (default 4G)]:SIZE:"
-  "--frozen[dmatrace\/ and loaders\/ as they are now, read-only\: starts much faster]"
+  "--frozen[dmatrace\/ and loaders\/ as they are now, read-only\: starts faster]"
   "(*):command and arguments, after --:"
 )
 

@@ -1,7 +1,7 @@
 """The checkout's Python packages as a read-only disk, for guests that need not follow edits.
 
-Each module that a guest imports over 9p costs it several round trips, and under
-emulation a start of dmatrace some 20 s of them; from its own memory it does not.
+Each module that a guest imports over 9p costs it several round trips, which are dear
+under emulation; from its own memory it does not.
 """
 
 from __future__ import annotations

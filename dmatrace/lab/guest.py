@@ -46,7 +46,7 @@ class Guest:
 
     ``memory`` and ``disk_size`` are in bytes, ``kernel_arguments`` words for the
     kernel's command line.  A ``frozen`` one runs the code as it was when it booted,
-    which lies read-only in its checkout and starts much faster.  Errors: CannotHere
+    which lies read-only in its checkout and starts faster.  Errors: CannotHere
     when programs are missing, DmatraceError when the guest does not come up or dies.
     """
 

@@ -102,10 +102,6 @@ class Tracer:
                 self._follow_thread(pid, tid, show)
         return sorted(found)
 
-    def unfollow(self) -> None:
-        """Trace no thread any more; those that are followed again begin at zero."""
-        self._tables["threads"].clear()
-
     def _follow_thread(self, pid: int, tid: int, show: bool) -> None:
         table = self._tables["threads"]
 
@@ -284,16 +280,20 @@ class Tracer:
         time none is traced any more afterwards: what it goes on to do counts nowhere.
         """
         table = self._tables["threads"]
-        for key in list(table.keys()):
-            try:
-                leaf = table.pop(key) if last else table[key]
-            except KeyError:
-                continue
-            now = time.monotonic_ns()
-            thread = layout.Thread.from_buffer_copy(leaf)
-            if now > thread.last:
-                thread.cells[thread.phase & 31].ns[thread.mode % 3] += now - thread.last
-            self._snapshot(thread, "poll", now)
+        keys = list(table.keys())
+        while keys:
+            for key in keys:
+                try:
+                    leaf = table.pop(key) if last else table[key]
+                except KeyError:
+                    continue
+                now = time.monotonic_ns()
+                thread = layout.Thread.from_buffer_copy(leaf)
+                if now > thread.last:
+                    thread.cells[thread.phase & 31].ns[thread.mode % 3] += now - thread.last
+                self._snapshot(thread, "poll", now)
+            # Of one that was still there another may have been born meanwhile.
+            keys = list(table.keys()) if last else []
 
     def reset_file(self, dev: int, ino: int) -> None:
         """Start the ledger of one file at zero, so that every change from now on counts."""

@@ -185,8 +185,7 @@ class Trying:
                 stack.enter_context(raised(names, target.size, say))
             block = Request.DEFAULTS["block"]
             self.skipped = preflight.check_strategies(names, target.size, target.path, block)
-            # The target's threads, if it goes on, are no part of what follows.
-            session.tracer.unfollow()
+            # What the target did until its last look is written; the rest is no part of this.
             session.tracer.take()
             request = Request(
                 strategies=names, file=target.path, cold=target.cold, rounds=1, verify="sampled",
