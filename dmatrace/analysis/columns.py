@@ -290,7 +290,12 @@ _THREADS = (
     Column("clock", "", "whose clock wall_ns is: loader or tracer", "clock"),
     Column("sched_run_ns", "ns", "run time of schedstat; null: not known", "sched_run_ns"),
     Column("sched_wait_ns", "ns", "wait time of schedstat; null: not known", "sched_wait_ns"),
-    Column("mark_ns", "ns", "how far the two clocks can be apart", "mark_ns"),
+    Column(
+        "mark_ns",
+        "ns",
+        "how far the two clocks can be apart, or the recorder's and schedstat",
+        "mark_ns",
+    ),
     Column("wake_ns", "ns", "runnable time between a wakeup and a CPU", "wake_ns"),
 )
 

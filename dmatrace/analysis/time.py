@@ -245,7 +245,7 @@ def thread_rows(
     ``wall_ns`` is the loader's own clock (``clock`` "loader"), or the recorder's ("recorder")
     of a thread that it looked at; the tracer's where neither said anything, which then
     proves nothing about closure (``clock`` "tracer").
-    ``mark_ns`` is what its two clocks can be apart.
+    ``mark_ns`` is what its two clocks can be apart, or the recorder's and schedstat's.
     ``wake_ns`` is the part of its runnable time that lies between a wakeup and a CPU.
     """
     by_tid: dict[int, list[Span]] = {}

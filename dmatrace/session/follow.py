@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dmatrace.bpf import layout
 from dmatrace.phases import PHASE_ID
+from dmatrace.session.schedstat import SchedStat, schedstat
 
 _PF_IO_WORKER = 0x10  # include/linux/sched.h
 _FLAGS = 6  # of proc_pid_stat(5), behind the name: state is 0
@@ -26,8 +27,11 @@ Frames = Mapping[str, tuple[int, int]]
 
 def first_sight(
     pid: int, tid: int, frames: Frames, put: Callable[[layout.Thread], None]
-) -> layout.Thread | None:
+) -> tuple[layout.Thread, SchedStat] | None:
     """``put`` the thread as it is now, and return it; None if it has ended or is not ours.
+
+    With it what the scheduler says, asked as soon as it was put: on a busy host a second
+    can go by before everything else is known.
 
     ``frames`` are the hooked functions: (number, phase).  A worker of io_uring is not
     ours: the hook that knows what it works for follows it.  io_uring's other kernel
@@ -52,15 +56,17 @@ def first_sight(
                 thread.call = number if number >= 0 else layout.NO_CALL
                 open_frames(thread, not waiting.startswith("-1"), stack, frames)
             put(thread)
+            stats = schedstat(pid, tid, thread.last)
             # What ran meanwhile is not where it was.
             if _switches(where) == before and (waiting == "running") == _runs(where):
-                return thread
+                return (thread, stats) if stats else None
         thread = _thread(pid, tid, comm)
         thread.late = layout.LATE_ALL
         put(thread)
+        stats = schedstat(pid, tid, thread.last)
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return thread
+    return (thread, stats) if stats else None
 
 
 def _thread(pid: int, tid: int, comm: str) -> layout.Thread:

@@ -21,6 +21,7 @@ from dmatrace.session.delays import Delays
 from dmatrace.session.ledger import Ledger
 from dmatrace.session.procevents import Event, ProcEvents
 from dmatrace.session.progress import Progress
+from dmatrace.session.schedstat import SchedStat
 from dmatrace.session.tracer import Row, Tracer
 from dmatrace.session.ways import Ways, learned
 from dmatrace.sizes import format_size
@@ -38,6 +39,7 @@ FIRST = 1  # load_id of the first process, which the memory ledger of them all g
 OBSERVED = "observed"  # in the place of a strategy's name
 _POLL_S = 0.5
 _WINDOW = -1  # of threads that set no marks
+_BORN = SchedStat(0, 0, 0)
 
 
 @dataclass
@@ -56,8 +58,7 @@ class _Thread:
     """A thread's beginning, and its counters then and now."""
 
     start_ns: int
-    run_ns: int = 0
-    wait_ns: int = 0
+    sched: SchedStat = _BORN
     base: dict[str, int] = field(default_factory=dict)
     last: dict[str, int] = field(default_factory=dict)
 
@@ -108,7 +109,7 @@ class Observer:
                 self._delays.begin(pid)
             if self._ways:
                 self._ways.expect(pid)
-            tids = self._tracer.follow(pid, show=True)
+            found = self._tracer.follow(pid, show=True)
             self._keep(self._tracer.take())
             if self._ways:
                 self._ways.follow(pid)
@@ -116,11 +117,9 @@ class Observer:
             return False
         finally:
             self._adding = 0
-        for tid in tids:
-            thread = self._threads.get(tid)
-            stats = _schedstat(pid, tid)
-            if thread and stats:
-                thread.run_ns, thread.wait_ns = stats
+        for tid, stats in found.items():
+            if tid in self._threads:
+                self._threads[tid].sched = stats
         return pid in self._by_pid
 
     def idle(self) -> None:
@@ -168,19 +167,13 @@ class Observer:
         if self._ledger:
             self._ledger.end()
         self._tracer.open_runs()
-        self._tracer.poll_threads(last=True)
-        # At once: they go on running while we look at what they did.
-        stats = {
-            (process.row["pid"], tid): _schedstat(process.row["pid"], tid)
-            for process in self.processes
-            for tid in process.living
-        }
+        stats = self._tracer.poll_threads(last=True)
         self._tracer.drain()  # what was done until then: looking at the threads takes a while
         rows = self._tracer.take()
         self._keep(rows)
         for row in rows.get("snapshots", []):
             if row["phase"] == PHASES[0] and row["kind"] == "poll":
-                self._clock(row, stats.get((row["tgid"], row["tid"])), "recorder")
+                self._clock(row, stats.get(row["tid"]), "recorder")
         self._files()
         if self._ways:
             self._ways.sample(self._named, last=True)
@@ -232,10 +225,10 @@ class Observer:
         self._born(row)
         if row["kind"] == "fork" and row["tid"] in self._threads:
             # Not zeros for a thread that goes on under a new number.
-            self._threads[row["tid"]].run_ns, self._threads[row["tid"]].wait_ns = run, wait
+            self._threads[row["tid"]].sched = SchedStat(run, wait, 0)
         self._count(row, counters)
         if row["kind"] == "exit":
-            self._clock(row, (run, wait) if run else None, "tracer")
+            self._clock(row, SchedStat(run, wait, 0) if run else None, "tracer")
             self._died(row)
 
     def _born(self, row: Row) -> None:
@@ -294,12 +287,12 @@ class Observer:
         if not process.living:
             self._end(process, row["t_ns"])
 
-    def _clock(self, row: Row, stats: tuple[int, int] | None, clock: str) -> None:
+    def _clock(self, row: Row, stats: SchedStat | None, clock: str) -> None:
         """What the scheduler says of a thread, beside what was traced."""
         thread = self._threads.get(row["tid"])
         if thread is None or stats is None:
             return
-        run, wait = stats
+        before = thread.sched
         self._write(
             "threads",
             [
@@ -310,8 +303,9 @@ class Observer:
                     "comm": row["comm"],
                     "start_ns": thread.start_ns,
                     "end_ns": row["t_ns"],
-                    "sched_run_ns": max(0, run - thread.run_ns),
-                    "sched_wait_ns": max(0, wait - thread.wait_ns),
+                    "sched_run_ns": max(0, stats.run_ns - before.run_ns),
+                    "sched_wait_ns": max(0, stats.wait_ns - before.wait_ns),
+                    "mark_ns": before.mark_ns + stats.mark_ns,
                     "clock": clock,
                 }
             ],
@@ -410,13 +404,3 @@ def _how(status: int) -> str:
     """A wait(2) status in words."""
     code = os.waitstatus_to_exitcode(status)
     return f"signal {-code}" if code < 0 else f"exit code {code}"
-
-
-def _schedstat(pid: int, tid: int) -> tuple[int, int] | None:
-    """(run, wait) in ns of a thread; None if it has ended."""
-    try:
-        with open(f"/proc/{pid}/task/{tid}/schedstat") as text:
-            run, wait, _ = text.read().split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(run), int(wait)

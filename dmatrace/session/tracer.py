@@ -23,6 +23,7 @@ from dmatrace.detail import EXACT, Detail
 from dmatrace.phases import PHASES
 from dmatrace.session.changes import BpfStats
 from dmatrace.session.follow import first_sight
+from dmatrace.session.schedstat import SchedStat, schedstat
 from dmatrace.session.ways import call_row
 
 Row = dict[str, Any]
@@ -88,29 +89,38 @@ class Tracer:
                 del table[key]
         return [int(key.value) for key in found]
 
-    def follow(self, pid: int, *, show: bool = False) -> list[int]:
-        """Trace every thread that process ``pid`` has now, and those it starts: their tids.
+    def follow(self, pid: int, *, show: bool = False) -> dict[int, SchedStat]:
+        """Trace every thread that process ``pid`` has now, and those it starts.
+
+        Returns what the scheduler said of each thread as it was first traced, by tid.
 
         Workers of its io_uring are left to the hook that knows what they work on.
         ``show`` reports each as it is now, a snapshot of zeros, for whoever sets no marks.
         """
-        found: set[int] = set()
+        seen: set[int] = set()
+        found = {}
         # Once more: a thread that was not followed yet may have started another meanwhile.
-        while new := {int(name) for name in os.listdir(f"/proc/{pid}/task")} - found:
-            found |= new
+        while new := {int(name) for name in os.listdir(f"/proc/{pid}/task")} - seen:
+            seen |= new
             for tid in sorted(new):
-                self._follow_thread(pid, tid, show)
-        return sorted(found)
+                stats = self._follow_thread(pid, tid, show)
+                if stats is not None:
+                    found[tid] = stats
+        return found
 
-    def _follow_thread(self, pid: int, tid: int, show: bool) -> None:
+    def _follow_thread(self, pid: int, tid: int, show: bool) -> SchedStat | None:
         table = self._tables["threads"]
 
         def put(thread: layout.Thread) -> None:
             table[ctypes.c_uint32(tid)] = table.Leaf.from_buffer_copy(thread)
 
-        thread = first_sight(pid, tid, self.program.frames, put)
-        if thread is not None and show:
+        sight = first_sight(pid, tid, self.program.frames, put)
+        if sight is None:
+            return None
+        thread, stats = sight
+        if show:
             self._snapshot(thread, "poll", thread.last)
+        return stats
 
     def poll(self, timeout_ms: int = 0) -> None:
         """Take what the ring buffer holds."""
@@ -272,13 +282,15 @@ class Tracer:
             if value:
                 self._add("counters", {**head, "counter": name, "value": value})
 
-    def poll_threads(self, *, last: bool = False) -> None:
+    def poll_threads(self, *, last: bool = False) -> dict[int, SchedStat]:
         """A "poll" snapshot of every traced thread, its open interval included.
 
         Read while the thread may run, so single cells may lag each other by
         one transition; begin, end, fork and exit snapshots do not.  The ``last``
         time none is traced any more afterwards: what it goes on to do counts nowhere.
+        Then it returns what the scheduler says of each at that moment, by tid.
         """
+        found = {}
         table = self._tables["threads"]
         keys = list(table.keys())
         while keys:
@@ -289,11 +301,15 @@ class Tracer:
                     continue
                 now = time.monotonic_ns()
                 thread = layout.Thread.from_buffer_copy(leaf)
+                stats = schedstat(thread.tgid, thread.tid, now) if last else None
+                if stats is not None:
+                    found[int(thread.tid)] = stats
                 if now > thread.last:
                     thread.cells[thread.phase & 31].ns[thread.mode % 3] += now - thread.last
                 self._snapshot(thread, "poll", now)
             # Of one that was still there another may have been born meanwhile.
             keys = list(table.keys()) if last else []
+        return found
 
     def reset_file(self, dev: int, ino: int) -> None:
         """Start the ledger of one file at zero, so that every change from now on counts."""

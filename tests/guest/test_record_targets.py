@@ -77,7 +77,7 @@ def _agrees(thread: dict[str, Any]) -> None:
 def _apart(thread: dict[str, Any]) -> str:
     """How the scheduler's clock is another, "" where it agrees."""
     sums, wake = _sums(thread), thread["wake_ns"]
-    allowed = APART_NS + law.SCHED_WITHIN * thread["wall_ns"]
+    allowed = APART_NS + law.SCHED_WITHIN * thread["wall_ns"] + thread["mark_ns"]
     run, wait = thread["sched_run_ns"], thread["sched_wait_ns"]
     cpu, runnable = sums["cpu"], sums["runnable"]
     agrees = cpu - allowed <= run <= cpu + wake + allowed

@@ -314,6 +314,12 @@ def _thread(load: dict[str, Any]) -> dict[str, Any]:
     return thread
 
 
+def _by_recorder(load: dict[str, Any]) -> dict[str, Any]:
+    """A thread that the recorder looked at, 3 us before it asked for schedstat."""
+    _thread(load).update(clock="recorder", mark_ns=3000)
+    return _thread(load)
+
+
 # Each: a change to load 0 (dmabuf-bio) or 1 (udmabuf-dio), and whether the law may notice.
 BREAKS: list[tuple[Callable[[Any], list[str]], int, Callable[[dict[str, Any]], object], int]] = [
     (law.closure, 0, lambda load: _thread(load).update(wall_ns=1_010_200), 1),
@@ -321,9 +327,12 @@ BREAKS: list[tuple[Callable[[Any], list[str]], int, Callable[[dict[str, Any]], o
     (law.closure, 0, lambda load: _thread(load).update(wall_ns=985_000), 1),
     (law.closure, 0, lambda load: _thread(load).update(wall_ns=1_010_200, mark_ns=300), 0),
     (law.closure, 0, lambda load: _thread(load).update(wall_ns=1_010_400, mark_ns=100), 1),
+    (law.closure, 0, lambda load: _by_recorder(load).update(wall_ns=1_010_200), 1),
     (law.closure, 0, lambda load: _thread(load)["phases"].pop(), 1),
     (law.schedstat, 0, lambda load: _thread(load).update(sched_run_ns=1_601_000), 1),
     (law.schedstat, 0, lambda load: _thread(load).update(sched_run_ns=1_599_000), 0),
+    (law.schedstat, 0, lambda load: _by_recorder(load).update(sched_run_ns=1_601_000), 0),
+    (law.schedstat, 0, lambda load: _by_recorder(load).update(sched_run_ns=1_605_000), 1),
     (law.schedstat, 0, lambda load: _thread(load).update(sched_wait_ns=1_101_000), 1),
     (law.schedstat, 0, lambda load: _thread(load).update(sched_wait_ns=None), 0),
     (law.schedstat, 0, lambda load: _thread(load).update(sched_run_ns=1_601_000, wake_ns=2_000), 0),

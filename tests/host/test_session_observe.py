@@ -17,6 +17,7 @@ from dmatrace.session import observe, processes
 from dmatrace.session.observe import Observer
 from dmatrace.session.procevents import Event
 from dmatrace.session.progress import Progress
+from dmatrace.session.schedstat import SchedStat
 
 MIB = 1 << 20
 
@@ -46,16 +47,17 @@ class _Tracer:
         counters = synthetic.counters(key, counted, tgid=tgid)
         self.rows.setdefault("counters", []).extend(counters)
 
-    def follow(self, pid: int, *, show: bool) -> list[int]:
+    def follow(self, pid: int, *, show: bool) -> dict[int, SchedStat]:
         assert show
         for tid, tgid, _ in self.running:
             if tgid == pid:
                 self.say("poll", tid, tgid, self.now)
-        return [tid for tid, tgid, _ in self.running if tgid == pid]
+        return {tid: SchedStat(tid, 0, 3) for tid, tgid, _ in self.running if tgid == pid}
 
-    def poll_threads(self, *, last: bool = False) -> None:
+    def poll_threads(self, *, last: bool = False) -> dict[int, SchedStat]:
         for tid, tgid, counted in self.running:
             self.say("poll", tid, tgid, self.now, **counted)
+        return {tid: SchedStat(2 * tid, 5, 4) for tid, _, _ in self.running}
 
     def drain(self) -> None:
         pass
@@ -105,7 +107,6 @@ def observed(
     monkeypatch.setattr(
         processes, "look", lambda pid: processes.Process(pid, "a", "S", False, "a -x")
     )
-    monkeypatch.setattr(observe, "_schedstat", lambda _pid, tid: (tid, 0))
     writer = Writer.create(tmp_path / "a.dmt", {**synthetic.META, "target": {"kind": "pid"}})
     say = Progress(quiet=True)
     return Observer(cast(Any, tracer), writer, cast(Any, events), None, say), writer
@@ -146,10 +147,13 @@ def test_a_process_its_child_and_a_worker(
     assert (child["pid"], child["ended"], child["bytes"]) == (20, "signal 9", 5 * MIB)
     assert (child["comm"], child["command"], child["wall_ns"]) == ("b", "a -x", 500 - 100)
     assert child["direct"]["verdict"] == "buffered"
-    clocks = {t["tid"]: (t["clock"], t["sched_run_ns"], t["wall_ns"]) for t in parent["threads"]}
+    clocks = {
+        t["tid"]: (t["clock"], t["sched_run_ns"], t["mark_ns"], t["wall_ns"])
+        for t in parent["threads"]
+    }
     assert clocks == {
-        10: ("recorder", 0, 2000), 11: ("recorder", 0, 2000), 12: ("tracer", 44, 250),
-        90: ("tracer", None, 100),
+        10: ("recorder", 10, 7, 2000), 11: ("recorder", 11, 7, 2000), 12: ("tracer", 44, 0, 250),
+        90: ("tracer", None, 0, 100),
     }  # fmt: skip
     assert [t["clock"] for t in child["threads"]] == ["tracer"]
     report = text.render(found)
