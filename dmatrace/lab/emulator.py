@@ -61,12 +61,8 @@ def _extract(root: Path, progress: image.Progress) -> None:
         progress(f"QEMU of Debian {SUITE}, because this machine's own is older than 8.1")
         with places.Temporary(cache, image.BUILD_PREFIX) as work:
             tree = work / "qemu"
-            argv = ["mmdebstrap", "--mode=root", "--variant=extract", "--format=directory"]
-            image.call(
-                "mmdebstrap",
-                [*argv, "--include=qemu-system-x86", SUITE, str(tree)],
-                env={"TMPDIR": str(work)},
-            )
+            argv = ["--variant=extract", "--format=directory", "--include=qemu-system-x86"]
+            image.debian([*argv, SUITE, str(tree)], work)
             for part in ("usr/share/doc", "usr/share/locale", "usr/share/man", "var"):
                 shutil.rmtree(tree / part, ignore_errors=True)
             # The loader under QEMU's name: that is what the process is then called.

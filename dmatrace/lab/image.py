@@ -64,6 +64,7 @@ TOOLS = {
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
     "setpriv": "util-linux",
+    "unshare": "util-linux",
 }
 
 
@@ -104,7 +105,7 @@ def need(*programs: str) -> None:
 
 def need_builder() -> None:
     """CannotHere unless mmdebstrap can run."""
-    need("mmdebstrap", "mke2fs")
+    need("mmdebstrap", "mke2fs", "unshare")
     if os.geteuid() != 0:
         raise CannotHere("building a guest needs root", do="sudo dmatrace lab build")
 
@@ -176,15 +177,27 @@ def call(what: str, argv: list[str], *, env: dict[str, str] | None = None) -> No
         raise DmatraceError(f"{what} failed ({argv[0]}: {run.returncode})\n{tail}")
 
 
+def debian(argv: list[str], scratch: Path) -> None:
+    """Runs mmdebstrap, as root, with ``scratch`` for its temporary files.
+
+    In its own mount namespace: it mounts this machine's /dev/shm in the tree, which would stay
+    there when it is killed, for whoever removes the tree to empty.
+    """
+    unshared = ["unshare", "--mount", "--propagation", "private"]
+    call(
+        "mmdebstrap", [*unshared, "mmdebstrap", "--mode=root", *argv], env={"TMPDIR": str(scratch)}
+    )
+
+
 def bootstrap(kernel: Kernel, tree: Path, progress: Progress) -> None:
     """Debian's packages, into ``tree``."""
     progress(f"guest {kernel.name}: Debian {kernel.suite} by mmdebstrap (about 90 s)")
-    argv = ["mmdebstrap", "--mode=root", "--variant=apt", "--format=directory"]
+    argv = ["--variant=apt", "--format=directory"]
     argv += [f"--aptopt={option}" for option in kernel.apt_options]
     argv += [f"--dpkgopt={option}" for option in _DPKG_OPTIONS]
     argv += [f"--include={','.join(kernel.packages)}", kernel.suite, str(tree)]
     # mmdebstrap's own temporary files go where a killed build is cleaned up.
-    call("mmdebstrap", argv, env={"TMPDIR": str(tree.parent)})
+    debian(argv, tree.parent)
 
 
 def assemble(kernel: Kernel, tree: Path, result: Path, progress: Progress) -> None:

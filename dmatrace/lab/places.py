@@ -71,10 +71,19 @@ def sweep(parent: Path, prefix: str) -> int:
         descriptor = _locked(path / _LOCK, wait=False) if (path / _LOCK).exists() else None
         if descriptor is None:
             continue
-        shutil.rmtree(path, ignore_errors=True)
+        _remove(path)
         os.close(descriptor)
         removed += 1
     return removed
+
+
+def _remove(path: Path) -> None:
+    """A tree, unless something is mounted in it: that is not ours to empty."""
+    escaped = str(path.resolve()).replace(" ", r"\040")  # as proc_pid_mountinfo(5) has it
+    with open("/proc/self/mountinfo") as mounts:
+        inside = any(line.split()[4].startswith(f"{escaped}/") for line in mounts)
+    if not inside:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class Temporary:
@@ -89,7 +98,7 @@ class Temporary:
 
     def remove(self) -> None:
         """Removes the directory and gives up the lock; again is harmless."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        _remove(self.path)
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

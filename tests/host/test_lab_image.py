@@ -6,6 +6,8 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -53,6 +55,38 @@ def test_a_guest_is_made_of_its_own_distribution(
     assert argv[-2:] == [kernel.suite, str(tmp_path / "tree")]
     validity = '--aptopt=Acquire::Check-Valid-Until "false"'
     assert (validity in argv) == (kernel.suite == "sid")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+def test_what_is_mounted_in_an_abandoned_build_is_not_emptied(tmp_path: Path) -> None:
+    """A killed bootstrap of before had this machine's own /dev/shm in it."""
+    other, cache = tmp_path / "other", tmp_path / "my cache"
+    tree = cache / "build-1" / "tree"
+    for made in (other, tree):
+        made.mkdir(parents=True)
+    (other / "precious").touch()
+    (cache / "build-1" / "owner.lock").touch()
+    script = (
+        "import pathlib, sys; from dmatrace.lab import places;"
+        " places.sweep(pathlib.Path(sys.argv[1]), 'build-')"
+    )
+    sweep = [sys.executable, "-c", script, str(cache)]
+    mounting = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" "$1" && shift && exec "$@"']
+    subprocess.run([*mounting, str(other), str(tree), *sweep], check=True)
+    assert (other / "precious").exists()
+    assert tree.exists()
+    subprocess.run(sweep, check=True)
+    assert not tree.exists()
+    assert (other / "precious").exists()
+
+
+def test_mmdebstrap_mounts_where_nobody_else_sees_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called: list[list[str]] = []
+    monkeypatch.setattr(image, "call", lambda what, argv, env: called.append(argv))
+    image.debian(["sid"], tmp_path)
+    assert called[0][:5] == ["unshare", "--mount", "--propagation", "private", "mmdebstrap"]
 
 
 def test_key_changes_with_whatever_the_image_is_built_from(
