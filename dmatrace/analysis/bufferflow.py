@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from dmatrace.analysis.fileloads import Facts, File, Row, last_ways
+from dmatrace.sizes import format_size
 
 _ALLOCATES = {"heap-alloc": "alloc", "udmabuf": "alloc+pin"}
 
@@ -178,3 +179,12 @@ def _steps(
         what = f"{fill['method']} of {fill['bytes']} bytes"
         add("read" if fill["ino"] else "write", fill["first_ns"], fill["last_ns"], what)
     return sorted(steps, key=lambda step: (step["start_ns"], step["end_ns"]))
+
+
+def filled(fill: Mapping[str, Any]) -> str:
+    """What filled a dma-buf, in words."""
+    if not fill["ino"]:
+        return f"{format_size(fill['bytes'])} of user memory by {fill['call'] or 'write'}(2)"
+    name = fill["path"] or f"inode {fill['ino']} of {fill['dev']}"
+    through = f" through its {fill['through']}" if fill["through"] else ""
+    return f"{format_size(fill['bytes'])} of {name} by {fill['method']}{through}"

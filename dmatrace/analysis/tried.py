@@ -26,6 +26,8 @@ _REQUESTS = ("file_dev", "ino", "kind", "sector", "bytes", "queue_ns", "complete
 _DATED = 0.5  # of the bytes, for the others to be dated by their neighbours
 _MANY = 20  # runs of reads, of which the first call's time is a small part
 _SECTOR = 512  # bytes, whatever the disk's are
+#: A target's way, in words.
+WAYS = {"mapped": "mapped", "buffered": "read", "direct": "direct I/O"}
 
 #: One access: (begin, end in ns, first byte and the one behind the last, of the file or, of
 #: direct I/O, the disk).

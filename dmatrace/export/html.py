@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from dmatrace.analysis.summary import Summary, summaries
 from dmatrace.export import Options, charts, series
 from dmatrace.export import htmlfiles as files
+from dmatrace.export import htmlloads as observed
 from dmatrace.export import htmltables as tables
 from dmatrace.export.markup import heading, paragraph, text
 from dmatrace.export.published import beside
@@ -86,6 +87,7 @@ def _embedded(document: dict[str, Any]) -> dict[str, Any]:
 
 
 _SECTIONS = {
+    "observed": "What was loaded, and how",
     "time": "Where the time went",
     "bounds": "What bounded the loads",
     "memory": "Page cache, dma-bufs and pinned memory",
@@ -109,6 +111,7 @@ def _body(frames: Frames, drawn: dict[str, charts.Chart]) -> Iterator[str]:
     if not loads:
         yield paragraph("No loads in this recording.")
     found: dict[str, Callable[[], Iterator[str]]] = {
+        "observed": lambda: observed.sections(document),
         "time": lambda: _time(loads, drawn),
         "bounds": lambda: _bounds(loads, drawn),
         "memory": lambda: _memory(frames, loads, drawn),
@@ -121,7 +124,7 @@ def _body(frames: Frames, drawn: dict[str, charts.Chart]) -> Iterator[str]:
         "loads": lambda: tables.loads(document),
     }
     parts = {name: list(make()) for name, make in found.items() if loads or name == "hidden"}
-    links = (f'<a href="#{name}">{text(_SECTIONS[name])}</a>' for name in parts)
+    links = (f'<a href="#{name}">{text(_SECTIONS[name])}</a>' for name in parts if parts[name])
     yield f"<nav>{' '.join(links)}</nav>"
     for name, lines in parts.items():
         if lines:

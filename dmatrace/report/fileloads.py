@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dmatrace.analysis.bufferflow import filled
 from dmatrace.report.layout import WIDTH, Style
 from dmatrace.sizes import format_ns, format_size
 
@@ -62,7 +63,7 @@ def _flow(flow: Mapping[str, Any], style: Style) -> Iterator[str]:
     made = f" of {of}" if of else ""
     yield from style.wrap(
         f"dma-buf {flow['ino']}{made}, {format_size(flow['size'])}: "
-        + ("; ".join(_fill(fill) for fill in flow["fills"]) or "no read went into it"),
+        + ("; ".join(filled(fill) for fill in flow["fills"]) or "no read went into it"),
         "    ",
         "  ",
     )
@@ -87,14 +88,6 @@ def _flow(flow: Mapping[str, Any], style: Style) -> Iterator[str]:
         line += " " * before + style.fill("cpu") * min(drawn, _BAR - before)
         line = style.left(line, 28 + 11 + _BAR - 1) + " " + style.cut(step["what"], 9)
         yield style.cut(line.rstrip(), WIDTH)
-
-
-def _fill(fill: Mapping[str, Any]) -> str:
-    if not fill["ino"]:
-        return f"{format_size(fill['bytes'])} of user memory by {fill['call'] or 'write'}(2)"
-    name = fill["path"] or f"inode {fill['ino']} of {fill['dev']}"
-    through = f" through its {fill['through']}" if fill["through"] else ""
-    return f"{format_size(fill['bytes'])} of {name} by {fill['method']}{through}"
 
 
 def findings(loads: Sequence[Mapping[str, Any]], style: Style) -> Iterator[str]:

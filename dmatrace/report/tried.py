@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from dmatrace.analysis.tried import WAYS
 from dmatrace.report.layout import Style
 from dmatrace.sizes import format_ns, format_size, short_size
 
 _NAME = 26
-_WAYS = {"mapped": "mapped", "buffered": "read", "direct": "direct I/O"}
 
 
 def section(document: Mapping[str, Any], style: Style) -> Iterator[str]:
@@ -28,7 +28,7 @@ def section(document: Mapping[str, Any], style: Style) -> Iterator[str]:
     head = "".join(style.right(*each) for each in heads)
     yield style.paint(style.left("", _NAME) + head + "  against the target", "bold")
     target = tried["target"]
-    name = f"the target ({_WAYS.get(target['way'], target['way'])})"
+    name = f"the target ({WAYS.get(target['way'], target['way'])})"
     yield _line(name, target["ns"], target["bytes"], target["page_cache_added"], "", style)
     for load in tried["loads"]:
         gain = f"{load['gain']:.2f}x as fast" if load["gain"] else "-"

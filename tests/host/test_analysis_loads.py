@@ -14,6 +14,7 @@ from dmatrace.analysis.bufferflow import buffer_flows
 from dmatrace.analysis.classify import METHODS, Part, Taker
 from dmatrace.analysis.document import document
 from dmatrace.analysis.fileloads import Facts, file_loads
+from dmatrace.export import htmlloads, markup
 from dmatrace.report import text
 
 MIB = 1 << 20
@@ -318,6 +319,25 @@ def test_findings_rest_on_figures_and_are_ranked_by_time() -> None:
     assert "128 KiB at depth 1.0" in said
     assert "/data/model.gguf [GGUF] by run 9" in said
     assert all(len(line) < 80 for line in said.splitlines())
+
+
+def test_the_page_has_the_same_loads_flows_and_findings() -> None:
+    """Exact figures and all words of the document are in the HTML export's tables."""
+    flow = [_call("mmap", target="dmabuf", dev=7, ino=60)]
+    found = _recorded(ways=[_way()], calls=flow, buffers=[_export(60, "system", "system")])
+    page = "".join(htmlloads.sections(found))
+    (load,) = found["file_loads"]
+    (flow_found,) = found["buffer_flows"]
+    times = [load["end_ns"] - load["start_ns"], *(
+        step["end_ns"] - step["start_ns"] for step in flow_found["steps"])]  # fmt: skip
+    for value in (load["bytes"], load["size"], load["bytes_per_s"], flow_found["size"], *times):
+        assert f'<data value="{value}">' in page
+    words = [load["path"], load["format"], load["verdict"], "no read went into it"]
+    words += [said for part in load["parts"] for said in part["evidence"]]
+    words += [one[key] for one in found["loads"][0]["findings"] for key in ("text", "next")]
+    for word in words:
+        assert markup.text(word) in page, word
+    assert "".join(htmlloads.sections(_recorded())) == ""
 
 
 def test_no_finding_without_a_load() -> None:

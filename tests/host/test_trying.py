@@ -15,6 +15,7 @@ from dmatrace.analysis.document import document
 from dmatrace.analysis.tried import cached_took, covered, took
 from dmatrace.cli import main
 from dmatrace.errors import DmatraceError
+from dmatrace.export import htmlloads
 from dmatrace.recording import Recording, Writer
 from dmatrace.report import text
 from dmatrace.session import trying
@@ -192,6 +193,9 @@ def test_the_gain_is_what_was_measured(tmp_path: Path) -> None:
     assert lines[4].startswith("anon-bio")
     assert lines[4].endswith("4.00x as fast")
     assert all(len(line) < 80 for line in lines)
+    page = "".join(htmlloads.sections(found))
+    assert page.count('<data value="900000">') == page.count('<data value="4.0">4.00x') == 2
+    assert page.count('<data value="3600000">') == 1
 
 
 def test_of_half_a_load_only_rates_compare(tmp_path: Path) -> None:
