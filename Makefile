@@ -15,7 +15,7 @@ CASES ?= 100000
 SOAK_MINUTES ?= 30
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image runtimes runtimes-docs demo test test-host test-long bench bench-attach bench-peers bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots accuracy
+.PHONY: help setup packages image runtimes runtimes-docs demo test test-host test-long bench bench-attach bench-busy bench-peers bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots accuracy
 
 define install
 missing=; for package in $(1); do \
@@ -105,6 +105,9 @@ accuracy: image ## docs/ACCURACY.md: every figure beside an independent one, on 
 
 bench-attach: image ## until attached: cold, from the cache, bpftrace and bcc, in the guest
 	$(BIN)/python benchmarks/attach.py
+
+bench-busy: image ## the throughput of 64 threads that read in small pieces, traced and not, in the guest
+	$(BIN)/python benchmarks/busy.py
 
 bench-peers: image ## what dmatrace, bpftrace and bcc's tools cost, beside each other, in the guest
 	$(BIN)/python benchmarks/peers.py
