@@ -48,9 +48,12 @@ def test_640000_reads_of_64_threads(lab: Lab, busy: str) -> None:
     assert f"Lost events: {lost}" in text
     assert reads == THREADS * READS
     if not lost:
-        assert load["bytes"] == size
+        (own,) = (file for file in load["files"] if file["path"] == "/data/busy")
+        assert own["copied_bytes"] == size
         assert len(load["threads"]) == THREADS + 1
-    assert load["copies"]["cpu_bytes"] == size
+    # exec(2) reads the program's head.
+    assert 0 <= load["bytes"] - size < 64 << 10
+    assert 0 <= load["copies"]["cpu_bytes"] - size < 64 << 10
     assert law.closure(document) == []
 
 
