@@ -68,6 +68,8 @@ def _run(args: argparse.Namespace, place: Path) -> int:
                 continue
             seen.update(counts)
             wrong += failures
+            for line in failures:
+                print(f"  {line}", file=sys.stderr, flush=True)
             done += last - first
             if done // 10_000 != (done - last + first) // 10_000:
                 print(f"  {done} cases, {len(wrong)} wrong", file=sys.stderr, flush=True)
