@@ -144,9 +144,9 @@ class Recording:
             return None
         try:
             opened = pq.ParquetFile(str(final))
-        except (pa.ArrowException, OSError) as error:
+            named = opened.schema_arrow.names
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _damaged(final, error) from error
-        named = opened.schema_arrow.names
         return opened if opened.metadata.num_rows > _WHOLE and "load_id" in named else None
 
     def _read(self, name: str) -> pd.DataFrame:
@@ -173,8 +173,10 @@ def _parquet(file: Path) -> pa.Table:
         # ParquetFile, not read_table: that would look for a data set around the file.
         with pq.ParquetFile(str(file)) as opened:
             table = opened.read()
-        # What Parquet calls a string may hold any bytes.
+        # What Parquet calls a string may hold any bytes, and so may a column's name, which
+        # is decoded when it is asked for.
         table.validate(full=True)
+        _names(table.schema)
     except PermissionError as error:
         raise DmatraceError(
             f"cannot read {file}: {_reason(error)}", do="check its permissions"
@@ -182,6 +184,11 @@ def _parquet(file: Path) -> pa.Table:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(file, error) from error
     return table
+
+
+def _names(found: pa.Schema) -> list[str]:
+    """The columns' names.  Raises UnicodeDecodeError if one is none."""
+    return list(found.names)
 
 
 def _damaged(file: Path, error: Exception) -> DmatraceError:
@@ -284,6 +291,7 @@ def _prefix(file: Path, layout: pa.Schema) -> tuple[pa.Table, bool]:
     found = layout
     try:
         with pa.OSFile(str(file), "rb") as source, pa.ipc.open_stream(source) as stream:
+            _names(stream.schema)
             found = stream.schema
             for batch in stream:
                 batch.validate(full=True)
@@ -292,7 +300,7 @@ def _prefix(file: Path, layout: pa.Schema) -> tuple[pa.Table, bool]:
         raise DmatraceError(
             f"cannot read {file}: {_reason(error)}", do="check its permissions"
         ) from error
-    except (pa.ArrowException, OSError):
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
         whole = False
     return pa.Table.from_batches(batches, found), whole
 

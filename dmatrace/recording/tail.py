@@ -105,12 +105,14 @@ class Tail:
             try:
                 message = pa.ipc.read_message(source)
                 if message.type == "schema":
-                    self._schemas[table] = pa.ipc.read_schema(message)
+                    found = pa.ipc.read_schema(message)
+                    list(found.names)  # decoded here, where that can fail
+                    self._schemas[table] = found
                 else:
                     batch = pa.ipc.read_record_batch(message, self._schemas[table])
                     batch.validate(full=True)
                     rows += _rows(batch, table)
-            except (EOFError, KeyError, pa.ArrowException, OSError):
+            except (EOFError, KeyError, pa.ArrowException, OSError, UnicodeDecodeError):
                 break  # the rest is not written yet, or the stream ends here
             used = source.tell()
         self._offset[table] = self._offset.get(table, 0) + used
@@ -126,9 +128,10 @@ class Tail:
         try:
             with pq.ParquetFile(str(file)) as opened:
                 whole = opened.read()
+            list(whole.schema.names)
         except FileNotFoundError:
             return []  # a table that this recording does not have
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DmatraceError(f"{file} is damaged: {error}", do="record again") from error
         self._final.add(table)
         return _rows(whole.slice(self._rows.get(table, 0)), table)

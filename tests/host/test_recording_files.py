@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from dmatrace.errors import DmatraceError
 from dmatrace.recording import TABLES, Recording, Writer, schema
+from dmatrace.recording.tail import Tail
 
 BUFFER = {
     "t_ns": 5,
@@ -243,6 +244,31 @@ def test_a_damaged_parquet_is_one_line(
     with pytest.raises(DmatraceError) as caught:
         Recording.open(out).table("buffers")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", [schema.FINAL, schema.STREAM])
+def test_a_columns_name_that_is_no_utf8(tmp_path: Path, ending: str) -> None:
+    """Arrow decodes it when it is asked for, long after the file was read."""
+    out = tmp_path / "a.dmt"
+    writer = Writer.create(out, {})
+    writer.append("buffers", [BUFFER] * 3)
+    writer.flush()
+    file = out / f"buffers{ending}"
+    if ending == schema.FINAL:
+        writer.close()
+    data = file.read_bytes()
+    assert b"exporter" in data
+    file.write_bytes(data.replace(b"exporter", b"\xf2xporter"))
+    if ending == schema.FINAL:
+        with pytest.raises(DmatraceError, match="is damaged"):
+            Recording.open(out).table("buffers")
+        with pytest.raises(DmatraceError, match="is damaged"):
+            Tail.open(out).poll()
+        return
+    torn = Recording.open(out)
+    assert torn.table("buffers").empty
+    assert torn.torn == {"buffers"}
+    assert "buffers" not in Tail.open(out).poll()
 
 
 def test_a_column_more_or_less_is_tolerated(tmp_path: Path) -> None:
