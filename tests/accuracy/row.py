@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from tests.guest.lab import Lab
 
 
 @dataclass(frozen=True)
 class Row:
     """``ours`` and ``theirs`` are in the figure's ``unit``; they may differ by ``within``.
 
-    ``within`` is a share of ``theirs`` (0: equal), ``floor`` what they may differ by all
-    the same, in the unit.
+    ``figure`` is its place in ``report -f json``, from the load on.  ``within`` is a share of
+    ``theirs`` (0: equal), ``floor`` what they may differ by all the same, in the unit;
+    ``rule`` says so in words where the floor depends on the run.
     """
 
     figure: str
@@ -21,6 +25,7 @@ class Row:
     theirs: float
     within: float = 0.0
     floor: float = 0.0
+    rule: str = ""
 
     @property
     def difference(self) -> float:
@@ -38,7 +43,26 @@ class Row:
     @property
     def tolerance(self) -> str:
         """In words."""
+        if self.rule:
+            return self.rule
         parts = [f"{100 * self.within:g} %"] if self.within else []
         if self.floor:
             parts.append(f"{self.floor:g} {self.unit}")
         return " or ".join(parts) or "equal"
+
+
+@dataclass(frozen=True)
+class Lacks:
+    """Why a kernel has no rows of ``workload``; of none but the ``figure``s that begin so."""
+
+    workload: str
+    why: str
+    figure: str = ""
+
+    def covers(self, figure: str, workload: str) -> bool:
+        """Whether this is why a kernel has no such row."""
+        return workload.startswith(self.workload) and figure.startswith(self.figure)
+
+
+Said = Iterator[Row | Lacks]
+Section = Callable[[Lab], Said]
