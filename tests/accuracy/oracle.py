@@ -37,8 +37,11 @@ def disk(lab: Lab) -> int:
     return int(major) << 20 | int(minor)
 
 
-def script(lab: Lab, *, module: bool) -> Path:
-    """A file of the guest's, without what its kernel lacks; ``module``: ours will be loaded."""
+def script(lab: Lab, *, module: bool, workers: bool) -> Path:
+    """A file of the guest's, without what its kernel lacks; ``module``: ours will be loaded.
+
+    ``workers``: io_uring's are to be told apart, by members that older kernels do not have.
+    """
     listed = lab.must(
         "sed 's/ .*//' /sys/kernel/tracing/available_filter_functions;"
         " cd /sys/kernel/tracing/events; for e in */*/; do echo ${e%/} | tr / :; done;"
@@ -46,7 +49,7 @@ def script(lab: Lab, *, module: bool) -> Path:
     )
     found = lab.shared / "oracle.bt"
     known = set(listed.split())
-    if not module:  # what has workers needs it, or udmabuf
+    if not workers:
         known.discard("io_wq_submit_work")
     text = ORACLE.read_text() + _DISK.replace("DISK", str(disk(lab)))
     text = fitting(text, known, module=module)

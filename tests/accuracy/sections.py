@@ -12,6 +12,7 @@ SECTIONS: dict[str, Section] = {
     "Reads of known files": known.rows,
     "Memory": memory.rows,
     "Strategies": loads.rows,
+    "Strategies of the loader module": loads.with_module,
     "Commands and processes": commands.rows,
     "Loads of files": files.rows,
     "Buffers": buffers.rows,
