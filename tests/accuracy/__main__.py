@@ -28,8 +28,11 @@ def main() -> int:
     parser.add_argument("-o", "--output", default="-", metavar="FILE", help="default: stdout")
     args = parser.parse_args()
     table = Table(args.section or list(SECTIONS))
-    for name in args.kernel or [kernel.name for kernel in kernels.KERNELS]:
-        measure(name, table)
+    try:
+        for name in args.kernel or [kernel.name for kernel in kernels.KERNELS]:
+            measure(name, table)
+    except KeyboardInterrupt:  # what was measured by then is hours of emulation, perhaps
+        table.failed.append("interrupted: what is missing was not measured")
     text = rendered(table)
     if args.output == "-":
         sys.stdout.write(text)

@@ -91,7 +91,7 @@ def rendered(table: Table) -> str:
     good = sum(row.good for row in every)
     lines = [_HEAD, f"{good} of {len(every)} are within their tolerance. Kernels: {releases}."]
     if table.failed:
-        lines += ["", *(f"- {line}" for line in table.failed)]
+        lines += ["", *(f"- **{line}**" for line in table.failed)]
     lines += ["", *_summary(table)]
     for section in table.sections:
         if section in table.parts:

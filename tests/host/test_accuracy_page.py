@@ -96,7 +96,7 @@ def test_a_section_that_did_not_end_is_said_once() -> None:
     table.parts["Loads"].ended.remove("2.0")
     table.failed.append("2.0: Loads did not run to its end: boom")
     assert table.bad() == ["2.0: Loads did not run to its end: boom"]
-    assert "- 2.0: Loads did not run to its end: boom" in rendered(table)
+    assert "- **2.0: Loads did not run to its end: boom**" in rendered(table)
 
 
 def test_a_row_is_said_once() -> None:
