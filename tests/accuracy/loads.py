@@ -207,6 +207,12 @@ def _spent(seen: Watched, load: Load) -> Iterator[Row]:
     name = _name(load)
     yield from clocks.closure(name, load["threads"])
     yield from clocks.schedstat(name, load["threads"])
+    marked = [thread for thread in load["threads"] if thread["clock"] == "loader"]
+    yield Row("threads.wall_ns", name, "bpftrace, between the marks", "ns",
+              sum(thread["wall_ns"] for thread in marked),
+              seen.oracle["@wall"].get(str(load["load_id"]), 0), within=0.02,
+              floor=sum(thread["mark_ns"] for thread in marked),
+              rule="2 %, or the time between its clock and its mark")  # fmt: skip
     if _by_workers(load):
         return  # where a worker's wait begins and ends, each has its own mark
     ours = sum(

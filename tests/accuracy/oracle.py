@@ -9,8 +9,15 @@ from pathlib import Path
 from tests.guest.lab import Lab
 from tests.guest.watched import ORACLE
 
-#: What only this table is made of: a disk's own time, of all reads.
-_DISK = """
+#: What only this table is made of: time between marks, and a disk's own time, of all reads.
+_MORE = """
+tracepoint:syscalls:sys_enter_prctl /args.option == 0x444D5452 && args.arg2 == 1/ {
+	@begun[tid] = nsecs;
+}
+tracepoint:syscalls:sys_enter_prctl /args.option == 0x444D5452 && args.arg2 == 2 && @begun[tid]/ {
+	@wall[args.arg3] = sum(nsecs - @begun[tid]);
+	delete(@begun[tid]);
+}
 tracepoint:block:block_rq_issue /args.dev == DISK && strncmp(args.rwbs, "R", 1) == 0/ {
 	@sent[args.dev, args.sector] = nsecs;
 }
@@ -51,7 +58,7 @@ def script(lab: Lab, *, module: bool, workers: bool) -> Path:
     known = set(listed.split())
     if not workers:
         known.discard("io_wq_submit_work")
-    text = ORACLE.read_text() + _DISK.replace("DISK", str(disk(lab)))
+    text = ORACLE.read_text() + _MORE.replace("DISK", str(disk(lab)))
     text = fitting(text, known, module=module)
     # Before bpftrace 0.18, a tracepoint's arguments are behind a pointer alone.
     old = lab.shell("bpftrace --version").out.strip().startswith("bpftrace v0.17")

@@ -153,7 +153,7 @@ def _without(held: set[str]) -> list[str]:
 
 def _is(at: str, figure: str) -> bool:
     """Whether a row's figure is the column's, or a part of it by name."""
-    return figure == at or figure.startswith((f"{at} ", f"{at}."))
+    return figure == at or figure.startswith((f"{at} ", f"{at}.", f"{at},"))
 
 
 def _headed(*names: str | Iterable[str]) -> list[str]:
