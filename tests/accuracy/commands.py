@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from tests.accuracy import clocks
-from tests.accuracy.row import Lacks, Row, Said
+from tests.accuracy.row import Lacks, Row, Said, lost
 from tests.guest import reading
 from tests.guest.lab import Lab, report
 
@@ -62,8 +62,7 @@ def rows(lab: Lab) -> Said:
     what = "a process and 3 threads: 13 MiB and 5 MiB each by O_DIRECT"
     yield row("direct.direct_bytes", what, load("pid")["direct"]["direct_bytes"], 28 * MIB)
     yield row("threads", what, len(load("pid")["threads"]), 4, unit="threads")
-    yield row("lost_events", "all of it", document["lost_events"], 0, unit="events",
-              oracle="none may be lost")  # fmt: skip
+    yield from lost("all of it", document)
     for who in ("pid", "buffered", "direct", "dd"):
         what = {"pid": "the process and its threads", "dd": "dd"}.get(who, f"the {who} child")
         yield from clocks.schedstat(what, load(who)["threads"])

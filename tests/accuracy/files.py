@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tests.accuracy.row import Lacks, Row, Said
+from tests.accuracy.row import Lacks, Row, Said, lost
 from tests.guest.lab import Lab
 from tests.guest.loading import SIZE, WAYS
 from tests.guest.test_loads import BLOCKS, record_ways
@@ -38,5 +38,4 @@ def rows(lab: Lab) -> Said:
         if name in _BUFFERS:
             filled = flows[said["pid"]]["filled"]
             yield Row("buffer_flows.filled", what, _COUNT, "bytes", filled, SIZE)
-    lost = seen.document["lost_events"]
-    yield Row("lost_events", "all of these", "none may be lost", "events", lost, 0)
+    yield from lost("all of these", seen.document)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from tests.accuracy import clocks
-from tests.accuracy.row import Lacks, Row, Said
+from tests.accuracy.row import Lacks, Row, Said, lost
 from tests.guest import hard_reads, loading
 from tests.guest.hard_reads import CALLS, HUGE, MIB, POOL, READERS, SHORT
 from tests.guest.lab import Lab, report
@@ -70,8 +70,7 @@ def rows(lab: Lab) -> Said:
     for name in CASES:
         if name in said and not said[name].get("skipped"):
             yield from _case(name, said[name], loads, document)
-    yield Row("lost_events", "all of these", "none may be lost", "events", document["lost_events"],
-              0)  # fmt: skip
+    yield from lost("all of these", document)
     yield Row("target's CLOCK_MONOTONIC", "all of these: the guest's clock may drift",
               "the host's CLOCK_MONOTONIC", "ns", *_drift(before, after), within=0.02)  # fmt: skip
 

@@ -11,7 +11,7 @@ from dmatrace.analysis import law
 from dmatrace.analysis.memory import cached_bytes
 from dmatrace_loaders.table import strategies
 from tests.accuracy import clocks, oracle
-from tests.accuracy.row import Lacks, Row, Said
+from tests.accuracy.row import Lacks, Row, Said, lost
 from tests.guest.lab import Lab
 from tests.guest.watched import MIB, SIZE, Watched, beside, watch
 
@@ -158,8 +158,7 @@ def _bytes(seen: Watched) -> Said:
                   "getrusage(2), bpftrace: retries", "faults",
                   counters[number]["hits:handle_mm_fault"] - retried, int(faults.get(number, 0)),
                   within=0.01, floor=60, rule=_BRACKETS)  # fmt: skip
-    yield Row("lost_events", "all of these loads", "none may be lost", "events",
-              seen.document["lost_events"], 0)  # fmt: skip
+    yield from lost("all of these loads", seen.document)
 
 
 def _disk(lab: Lab, seen: Watched) -> Said:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dmatrace.analysis import law
-from tests.accuracy.row import Row, Said
+from tests.accuracy.row import Row, Said, lost
 from tests.guest.lab import Lab
 from tests.guest.test_mixed import counted, run_mixed
 
@@ -30,7 +30,7 @@ def rows(lab: Lab) -> Said:
     ours = sum(load["direct"]["direct_bytes"] for load in found.document["loads"])
     theirs = sum(said["direct"] for said in found.said.values())
     yield Row("direct.direct_bytes", what, "the calls' results", "bytes", ours, theirs)
-    yield Row("lost_events", what, "none may be lost", "events", found.document["lost_events"], 0)
+    yield from lost(what, found.document)
     for name in ("lost_exits", "overflows"):
         ours = sum(load["stack"][name] for load in found.document["loads"])
         yield Row(f"stack.{name}", what, "none may be lost", "events", ours, 0)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from tests.guest.lab import Lab
 
@@ -62,6 +63,22 @@ class Lacks:
     def covers(self, figure: str, workload: str) -> bool:
         """Whether this is why a kernel has no such row."""
         return workload.startswith(self.workload) and figure.startswith(self.figure)
+
+
+@dataclass(frozen=True)
+class Missed(Lacks):
+    """Why rows of a kernel may be apart; a row that is not there it does not excuse."""
+
+    def covers(self, figure: str, workload: str) -> bool:
+        return False
+
+
+def lost(workload: str, document: Mapping[str, Any]) -> Said:
+    """What the recording says was lost, which may be nothing, and calls that probes missed."""
+    events = document["lost_events"]
+    yield Row("lost_events", workload, "none may be lost", "events", events, 0)
+    if document["lost"].get("missed"):
+        yield Missed(workload, f"probes missed {document['lost']['missed']} calls of all processes")
 
 
 Said = Iterator[Row | Lacks]

@@ -9,7 +9,7 @@ import pytest
 from dmatrace.analysis.columns import TABLES
 from tests.accuracy.oracle import fitting
 from tests.accuracy.page import Table, rendered
-from tests.accuracy.row import Lacks, Row
+from tests.accuracy.row import Lacks, Row, lost
 from tests.guest.watched import ORACLE
 
 KERNELS = {"1.0": "1.0-test", "2.0": "2.0-test"}
@@ -84,6 +84,14 @@ def test_a_reason_is_for_its_workload_and_figure_alone() -> None:
     for other in (Lacks("b", "why"), Lacks("a load", "why", "memory.page_cache")):
         assert len(_table(("1.0", _row()), ("2.0", other)).bad()) == 1
     assert _table(("1.0", _row()), ("2.0", Lacks("a load", "why", "memory"))).bad() == []
+
+
+def test_missed_calls_are_told_and_excuse_nothing() -> None:
+    said = list(lost("a load", {"lost_events": 0, "lost": {"missed": 7}}))
+    table = _table(("1.0", _row()), *(("2.0", one) for one in said), ("1.0", said[0]))
+    assert len(table.bad()) == 1
+    assert "- 2.0: a load: probes missed 7 calls of all processes" in rendered(table)
+    assert len(list(lost("a load", {"lost_events": 0, "lost": {"missed": None}}))) == 1
 
 
 def test_two_kernels_that_lack_the_same_share_a_line() -> None:
