@@ -8,7 +8,6 @@ DIRECTORY has the files; what a case needs and is not there skips it.  On stdout
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import ctypes
 import json
@@ -16,8 +15,12 @@ import mmap
 import os
 import struct
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+
+# Not by a child: its file would be added to the page cache.
+from concurrent.futures.thread import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +44,17 @@ Work = Callable[[], Any]
 # --- what the children do
 
 
+def memory(size: int) -> mmap.mmap:
+    """Anonymous; what is shared would be shmem."""
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
 def whole(path: Path, flags: int = 0, block: int = MIB, forget: bool = True) -> int:
     """Bytes that read(2) returned, in blocks, from start to end."""
     fd, total = os.open(path, os.O_RDONLY | flags), 0
     if forget:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    with mmap.mmap(-1, block) as buffer:
+    with memory(block) as buffer:
         while got := os.preadv(fd, [buffer], total):
             total += got
     os.close(fd)
@@ -70,10 +78,12 @@ def pool(path: Path) -> int:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
 
     def part(offset: int) -> int:
-        with mmap.mmap(-1, MIB) as buffer:
+        with memory(MIB) as buffer:
             return os.preadv(fd, [buffer], offset)
 
-    with concurrent.futures.ThreadPoolExecutor(POOL) as threads:
+    # None is idle, and takes another's part, before all of them are there.
+    there = threading.Barrier(POOL)
+    with ThreadPoolExecutor(POOL, initializer=there.wait) as threads:
         return sum(threads.map(part, range(0, os.fstat(fd).st_size, MIB)))
 
 
@@ -85,10 +95,10 @@ def ring(path: Path, flags: int = 0) -> int:
 
 def hugetlb(path: Path) -> int:
     """By O_DIRECT into huge pages of a memfd."""
-    memory = os.memfd_create("huge", os.MFD_HUGETLB)
-    os.truncate(memory, HUGE)
+    target = os.memfd_create("huge", os.MFD_HUGETLB)
+    os.truncate(target, HUGE)
     fd, total = os.open(path, os.O_RDONLY | os.O_DIRECT), 0
-    with mmap.mmap(memory, HUGE) as pages:
+    with mmap.mmap(target, HUGE) as pages:
         while total < HUGE:
             total += os.preadv(fd, [memoryview(pages)[total : total + MIB]], total)
     os.close(fd)
