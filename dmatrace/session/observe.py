@@ -126,9 +126,11 @@ class Observer:
         """Now and then, while the processes run."""
         if self._ledger:
             self._ledger.sample()
+        # Before the tracer's word: what they are about is known by then.
+        events = list(self._events.take()) if self._events else []
         self._tracer.drain()
         self._keep(self._tracer.take())
-        for event in self._events.take() if self._events else ():
+        for event in events:
             self._event(event)
         for pid in self._newcomers():
             self.add(pid)
@@ -236,6 +238,9 @@ class Observer:
         process = self._by_pid.get(pid)
         if process is None or (process.over and row["kind"] == "fork"):
             process = self._begin(pid, row)
+        elif row["kind"] == "fork" and row["t_ns"] < process.row["start_ns"]:
+            # A look at all threads came before its birth was read.
+            process.row["start_ns"] = row["t_ns"]
         if row["owner"]:
             return  # a worker, which is somebody else's
         if row["kind"] == "fork" or tid not in self._threads:

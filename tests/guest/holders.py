@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from dmatrace_loaders import kernel
@@ -111,6 +112,7 @@ try:
     result = {
         "inodes": inodes,
         "pids": pids,
+        "bufinfo": Path("/sys/kernel/debug/dma_buf/bufinfo").read_text(),
         "as_it_is": seen(),
         "without_debugfs": json.loads(hidden.stdout),
         "without_root": seen(*user),

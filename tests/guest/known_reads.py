@@ -164,7 +164,7 @@ def main(out: str) -> None:
     shell("modprobe loop; modprobe dm-mod; modprobe dm-delay")
     with (
         disk("linear", "linear {loop} 0", 48 * MIB) as (on_dm, dm, dm_loop),
-        disk("delay", "delay {loop} 0 20 {loop} 0 0", 32 * MIB) as (slow, _, _),
+        disk("delay", "delay {loop} 0 20 {loop} 0 0", 32 * MIB) as (slow, slow_dm, _),
         disk("journal", "linear {loop} 0", 48 * MIB, ",data=journal") as (journal, _, _),
     ):
         plain, kept = DATA / "plain", DATA / "kept"
@@ -211,7 +211,7 @@ def main(out: str) -> None:
                     tracer.follow(pid)
                     tracer.forget_reads()
                     tracer.load_id = number
-                    before = {device: stat(device) for device in (dm, dm_loop)}
+                    before = {device: stat(device) for device in (dm, dm_loop, slow_dm)}
                     tracer.poll_threads()
                     os.write(tell, f"{name}\n".encode())
                     told = json.loads(replies.readline())
@@ -231,6 +231,7 @@ def main(out: str) -> None:
                     }
                     said[name] = {
                         "told": told, "dm": told_by[dm], "loop": told_by[dm_loop], "name": dm_loop,
+                        "slow": told_by[slow_dm],
                     }  # fmt: skip
                 writer.update_meta(devices=devices(tracer.devices), lost_events=tracer.lost)
         finally:

@@ -80,12 +80,14 @@ def join(group: str) -> None:
 
 
 def hold_buffer(size: int, seconds: float) -> list[int]:
-    """Allocate from the system heap, wait, release; the clock at each."""
-    began = time.monotonic_ns()
+    """Allocate from the system heap, wait, release; the clock before and after each."""
+    clock = [time.monotonic_ns()]
     fd = kernel.heap_alloc(size)
+    clock.append(time.monotonic_ns())
     time.sleep(seconds)
+    clock.append(time.monotonic_ns())
     os.close(fd)
-    return [began, time.monotonic_ns()]
+    return [*clock, time.monotonic_ns()]
 
 
 def write_memfd(size: int) -> int:

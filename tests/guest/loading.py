@@ -214,8 +214,8 @@ class Ring:
         vec = (ctypes.c_uint64 * 2)(address, SIZE)
         checked(_libc.syscall(427, self.fd, 0, ctypes.byref(vec), 1))
 
-    def read(self, fd: int, address: int, opcode: int) -> None:
-        """All of the file, ENTRIES blocks at a time."""
+    def read(self, fd: int, address: int, opcode: int, flags: int = 0) -> None:
+        """All of the file, ENTRIES blocks at a time; ``flags`` are each request's."""
         offsets = list(range(0, SIZE, _BLOCK))
         for first in range(0, len(offsets), self.ENTRIES):
             batch = offsets[first : first + self.ENTRIES]
@@ -223,7 +223,7 @@ class Ring:
             for number, offset in enumerate(batch):
                 index = (tail + number) & (self.ENTRIES - 1)
                 struct.pack_into(
-                    "=BBHiQQIIQHHIQQ", self.sqes, 64 * index, opcode, 0, 0, fd, offset,
+                    "=BBHiQQIIQHHIQQ", self.sqes, 64 * index, opcode, flags, 0, fd, offset,
                     address + offset, _BLOCK, 0, offset, 0, 0, 0, 0, 0,
                 )  # fmt: skip
                 struct.pack_into("=I", self.ring, self._params[10 + 6] + 4 * index, index)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loading import SIZE, WAYS
 
 from tests.guest.lab import Lab, report
+from tests.guest.loading import SIZE, WAYS
 
 LOADING = Path(__file__).with_name("loading.py")
 MIB = 1 << 20
@@ -66,6 +66,12 @@ class Seen:
 @pytest.fixture(scope="module")
 def seen(lab: Lab) -> Iterator[Seen]:
     """One recording of all ways."""
+    yield record_ways(lab)
+    lab.must("rm -r /data/ways")
+
+
+def record_ways(lab: Lab) -> Seen:
+    """Do and record them, with files in /data/ways."""
     where, out = "/data/ways", lab.shared / "ways.dmt"
     names = " ".join(WAYS)
     lab.must(
@@ -77,8 +83,7 @@ def seen(lab: Lab) -> Iterator[Seen]:
     inodes = {line.split()[0].removeprefix("way."): int(line.split()[1]) for line in listed if line}
     done = lab.shell(f"dmatrace record -o {out} -- python3 {LOADING} {where}")
     assert done.code == 0, done.err
-    yield Seen(json.loads(done.out), report(out), inodes)
-    lab.must(f"rm -r {where}")
+    return Seen(json.loads(done.out), report(out), inodes)
 
 
 def test_nothing_is_lost_and_nothing_else_is_a_load(seen: Seen) -> None:

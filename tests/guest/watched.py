@@ -27,7 +27,7 @@ class Watched:
     oracle: dict[str, dict[str, int]]
     disk_bytes: int
     ino: int
-    #: udmabuf's size_limit_mb after it, which was LIMIT_MB before.
+    #: udmabuf's size_limit_mb after it, which was LIMIT_MB before; "": there is none.
     limit: str
 
     def counters(self) -> dict[int, dict[str, int]]:
@@ -45,19 +45,31 @@ class Watched:
         return found
 
 
-def watch(lab: Lab, model: str, mode: str, strategies: str = "all", rounds: int = 1) -> Watched:
+#: What bpftrace runs beside.
+ORACLE = Path(__file__).with_name("oracle.bt")
+
+
+def watch(
+    lab: Lab,
+    model: str,
+    mode: str,
+    strategies: str = "all",
+    rounds: int = 1,
+    script: Path = ORACLE,
+) -> Watched:
     """Strategies, with the loader module, and bpftrace and /proc/diskstats beside us."""
     usual = lab.must(f"cat {SIZE_LIMIT}; echo {LIMIT_MB} >{SIZE_LIMIT}").strip()
     try:
         with loaded(lab, built(lab)):
             chosen = ("--strategy", strategies, "--rounds", str(rounds), "--hooks", mode)
-            return _watch(lab, model, mode if rounds == 1 else f"{mode}-{rounds}", *chosen)
+            name = mode if rounds == 1 else f"{mode}-{rounds}"
+            return beside(lab, model, name, script, *chosen, "--raise-limits")
     finally:
         lab.must(f"echo {usual} >{SIZE_LIMIT}")
 
 
-def _watch(lab: Lab, model: str, name: str, *chosen: str) -> Watched:
-    script = Path(__file__).with_name("oracle.bt")
+def beside(lab: Lab, model: str, name: str, script: Path, *chosen: str) -> Watched:
+    """A recording called ``name`` with options ``chosen``, and the others' view of it."""
     ino = int(lab.must(f"stat -c %i {model}"))
     lab.must(
         f"setsid bpftrace -f json {script} >/tmp/oracle.json 2>/tmp/oracle.err </dev/null &"
@@ -66,8 +78,8 @@ def _watch(lab: Lab, model: str, name: str, *chosen: str) -> Watched:
         " cat /tmp/oracle.err; exit 1"
     )
     before = _sectors(lab)
-    options = (*chosen, "--file", model, "--raise-limits")
-    document = lab.record(name, *options, "--gather", str(GATHER), "--depth", "4")
+    options = (*chosen, "--file", model, "--gather", str(GATHER), "--depth", "4")
+    document = lab.record(name, *options)
     after = _sectors(lab)
     lab.must("pkill -INT bpftrace; while pgrep bpftrace >/dev/null; do sleep 0.2; done")
     oracle: dict[str, dict[str, int]] = {}
@@ -76,7 +88,7 @@ def _watch(lab: Lab, model: str, name: str, *chosen: str) -> Watched:
         if said["type"] == "map":
             oracle.update(said["data"])
     recording = Recording.open(lab.shared / f"{name}.dmt")
-    limit = lab.must(f"cat {SIZE_LIMIT}").strip()
+    limit = lab.shell(f"cat {SIZE_LIMIT}").out.strip()
     return Watched(document, recording, oracle, (after - before) * 512, ino, limit)
 
 

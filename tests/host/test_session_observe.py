@@ -145,7 +145,7 @@ def test_a_process_its_child_and_a_worker(
     parent, child = found["loads"]
     assert (parent["pid"], parent["ended"], parent["bytes"]) == (10, "", 4 * MIB + 4)
     assert (child["pid"], child["ended"], child["bytes"]) == (20, "signal 9", 5 * MIB)
-    assert (child["comm"], child["command"], child["wall_ns"]) == ("b", "a -x", 500 - 100)
+    assert (child["comm"], child["command"], child["wall_ns"]) == ("b", "a -x", 500)
     assert child["direct"]["verdict"] == "buffered"
     clocks = {
         t["tid"]: (t["clock"], t["sched_run_ns"], t["mark_ns"], t["wall_ns"])
@@ -159,6 +159,29 @@ def test_a_process_its_child_and_a_worker(
     report = text.render(found)
     assert "a 10" in report
     assert "contents" not in report
+
+
+def test_a_process_that_lives_shorter_than_a_look_takes(
+    observed: tuple[Observer, Writer],
+    tracer: _Tracer,
+    events: _Events,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is born and ends while what the kernel said of others is taken: its end is known."""
+    observer, writer = observed
+    taken = events.take
+
+    def take() -> list[Event]:
+        tracer.say("fork", 40, 40, 100)
+        tracer.say("exit", 40, 40, 300, dio_bytes=MIB, sched_run_ns=1)
+        monkeypatch.setattr(events, "take", taken)
+        return [Event("exit", 310, 40, 40, status=3 << 8)]
+
+    monkeypatch.setattr(events, "take", take)
+    observer.idle()
+    observer.finish()
+    (load,) = _document(writer)["loads"]
+    assert (load["ended"], load["wall_ns"], load["bytes"]) == ("exit code 3", 210, MIB)
 
 
 def test_a_thread_that_execs_keeps_its_process(
