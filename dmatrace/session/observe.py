@@ -176,6 +176,10 @@ class Observer:
         for row in rows.get("snapshots", []):
             if row["phase"] == PHASES[0] and row["kind"] == "poll":
                 self._clock(row, stats.get(row["tid"]), "recorder")
+        # Ends that the tracer has told since the events were taken.
+        for event in self._events.take() if self._events else ():
+            if event.kind == "exit":
+                self._status(self._by_pid.get(event.tgid), event)
         self._files()
         if self._ways:
             self._ways.sample(self._named, last=True)
