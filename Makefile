@@ -15,7 +15,7 @@ CASES ?= 100000
 SOAK_MINUTES ?= 30
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image runtimes runtimes-docs demo test test-host test-long bench bench-attach bench-peers bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots accuracy
+.PHONY: help setup packages image runtimes runtimes-docs demo test test-host test-long bench bench-attach bench-peers bench-top bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots accuracy
 
 define install
 missing=; for package in $(1); do \
@@ -108,6 +108,9 @@ bench-attach: image ## until attached: cold, from the cache, bpftrace and bcc, i
 
 bench-peers: image ## what dmatrace, bpftrace and bcc's tools cost, beside each other, in the guest
 	$(BIN)/python benchmarks/peers.py
+
+bench-top: image ## what the live view costs, beside a recording without one, in the guest
+	$(BIN)/python benchmarks/top.py
 
 bench-backends: image ## how far fentry and kprobe agree, in the guest
 	$(BIN)/python benchmarks/backends.py

@@ -15,7 +15,7 @@ from textual.widgets import Input
 from dmatrace.recording import Writer
 from dmatrace.tui.app import Top
 from dmatrace.tui.source import Replay
-from dmatrace.tui.views import Table
+from dmatrace.tui.widgets import Table
 
 #: Six strategies, three rounds, as the guest recorded them.
 REAL = Path(__file__).parents[1] / "data" / "top.dmt"
