@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual.binding import Binding
 from textual.coordinate import Coordinate
@@ -21,7 +22,7 @@ _KEPT = 500
 
 
 class Words(Static):
-    """Text as wide as there is room, which is not wrapped: its lines are its height."""
+    """Text whose lines fit: as many as it has is its height."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -32,7 +33,14 @@ class Words(Static):
         old, self._text = self._text, text
         if same(text, old):
             return
-        self.update(text, layout=text.plain.count("\n") != old.plain.count("\n"))
+        height = self._height(text)
+        self.update(text, layout=height is None or height != self._height(old))
+
+    def _height(self, text: Text) -> int | None:
+        """In lines; None where one is wrapped."""
+        lines = text.plain.split("\n")
+        fits = all(cell_len(line) <= self.content_size.width for line in lines)
+        return len(lines) if fits else None
 
 
 class Sentence(Static):
