@@ -130,7 +130,7 @@ docs: setup ## option tables, man pages and completions, from the parser
 soak: image ## the live view for SOAK_MINUTES of loads that come and go, in the guest
 	DMATRACE_LONG=1 DMATRACE_SOAK_MINUTES=$(SOAK_MINUTES) $(PYTEST) tests/guest/test_top_soak.py
 
-screenshots: setup ## the pictures of docs/top.md, drawn anew from tests/data/race.dmt
+screenshots: setup test-packages ## the pictures of docs/top.md, SVG and PNG, drawn anew from tests/data/race.dmt
 	$(BIN)/python -m dmatrace.tui.pictures tests/data/race.dmt docs/top
 
 lint: setup ## ruff and mypy

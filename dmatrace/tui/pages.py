@@ -211,11 +211,14 @@ def _paths(snapshot: Snapshot, load: Load, width: int) -> Iterator[Text]:
         yield line.append(
             " " * (room - filled) + f"{short_size(value):>6}{draw.percent(value, seen):>5}"
         )
-    yield (
-        Text(f"{'verdict':>10}  ")
-        .append(load.verdict or draw.UNKNOWN, draw.VERDICT_STYLE.get(load.verdict or "", ""))
-        .append(f": {draw.plain(load.why)}" if load.why else "")
-    )
+    line = Text(f"{'verdict':>10}  ")
+    style = draw.VERDICT_STYLE.get(load.verdict or "", "")
+    verdict = load.verdict or draw.UNKNOWN
+    said = f"{verdict}: {draw.plain(load.why)}" if load.why else verdict
+    first, *rest = textwrap.wrap(said, max(width - 12, 20))
+    yield line.append(first[: len(verdict)], style).append(first[len(verdict) :])
+    for more in rest:
+        yield Text(" " * 12 + more)
 
 
 def detail(snapshot: Snapshot, load: Load, width: int) -> Text:
