@@ -15,7 +15,7 @@ CASES ?= 100000
 SOAK_MINUTES ?= 30
 
 .DELETE_ON_ERROR:
-.PHONY: help setup packages image runtimes runtimes-docs demo test test-host test-long bench bench-attach bench-busy bench-peers bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots accuracy
+.PHONY: help setup packages image runtimes runtimes-docs demo test test-host test-long bench bench-attach bench-busy bench-peers bench-top bench-backends lint bench-fleet bench-report fuzz format lock clean test-packages trace-processor docs soak screenshots accuracy
 
 define install
 missing=; for package in $(1); do \
@@ -112,6 +112,9 @@ bench-busy: image ## the throughput of 64 threads that read in small pieces, tra
 bench-peers: image ## what dmatrace, bpftrace and bcc's tools cost, beside each other, in the guest
 	$(BIN)/python benchmarks/peers.py
 
+bench-top: image ## what the live view costs, beside a recording without one, in the guest
+	$(BIN)/python benchmarks/top.py
+
 bench-backends: image ## how far fentry and kprobe agree, in the guest
 	$(BIN)/python benchmarks/backends.py
 
@@ -130,7 +133,7 @@ docs: setup ## option tables, man pages and completions, from the parser
 soak: image ## the live view for SOAK_MINUTES of loads that come and go, in the guest
 	DMATRACE_LONG=1 DMATRACE_SOAK_MINUTES=$(SOAK_MINUTES) $(PYTEST) tests/guest/test_top_soak.py
 
-screenshots: setup ## the pictures of docs/top.md, drawn anew from tests/data/race.dmt
+screenshots: setup test-packages ## the pictures of docs/top.md, SVG and PNG, drawn anew from tests/data/race.dmt
 	$(BIN)/python -m dmatrace.tui.pictures tests/data/race.dmt docs/top
 
 lint: setup ## ruff and mypy

@@ -113,8 +113,11 @@ class Table:
     def column(self, measure: Measure, size: int, eaten: int) -> Column | None:
         """The published column to set beside ours: of the size nearest in ratio.
 
-        Under pressure only beside one under pressure, whatever the amount.
+        Under pressure only beside one under pressure, whatever the amount.  None of a size
+        that is none, as damaged recordings have it.
         """
+        if size <= 0:
+            return None
         found = [
             column
             for column in self.columns

@@ -13,17 +13,20 @@ COPYING = (
 )
 
 
-def copies(counters: Mapping[str, int], size: int) -> dict[str, Any]:
+def copies(counters: Mapping[str, int], size: int, *, known: bool = True) -> dict[str, Any]:
     """The contract's ``copies`` object; ``size`` is the load's bytes.
 
+    Not ``known``: a copying function was not hooked.  How much was copied is None then, and
+    ``paths`` are those that were seen.
     ``paths`` divides ``cpu_bytes``: from where to where, bytes; paths that copied
     nothing are left out.  What reads into the loader module's target is told by the call
     it is in, what leaves a pipe likewise, a file in memory by its file system.
     """
     copied = sum(counters.get(name, 0) for name in COPYING)
+    per_byte = round(copied / size, 6) if size > 0 else 0.0
     return {
-        "cpu_bytes": copied,
-        "per_byte": round(copied / size, 6) if size > 0 else 0.0,
+        "cpu_bytes": copied if known else None,
+        "per_byte": per_byte if known else None,
         "paths": {path: n for path, n in _paths(counters).items() if n},
     }
 

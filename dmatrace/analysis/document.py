@@ -14,7 +14,8 @@ are the large files that processes loaded, and how (classify.py); ``buffer_flows
 them filled each dma-buf; a load's ``findings`` what its figures mean, ranked; ``tried`` is
 what ``--try`` measured, null where it was not given.  ``lost`` has
 ``lost_events`` by kind, and beside them "missed", the calls of any task that probes
-missed, null where the kernel does not count those.
+missed, null where the kernel does not count those.  A load's ``hidden`` names the missing
+hooks of each figure that is too low or, as in its ``copies``, null without them.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from dmatrace.analysis import (
     time,
 )
 from dmatrace.analysis.copies import copies
+from dmatrace.analysis.hidden import hidden
 from dmatrace.analysis.ledger import Tables, ledger, per_process
 from dmatrace.analysis.memory import memory
 from dmatrace.analysis.steps import steps
@@ -208,6 +210,8 @@ def _load(
     blocks, times = block.block(done, counters.get("bio_read_bytes", 0), devices)
     del done  # the largest; a load of ten million requests has to fit
     allocating = intervals[intervals["phase"].isin(overlap.ALLOCATING)]
+    unknown = hidden(recording.meta.get("hooks") or [])
+    seen = {**bill, "page_cache_added": None} if "cached" in unknown else bill
     return {
         "load_id": load_id,
         "strategy": strategy,
@@ -223,9 +227,9 @@ def _load(
         **{name: int(row[name]) for name in ("create_ns", "io_ns", "close_ns", "wall_ns")},
         "threads": threads,
         "memory": bill,
-        "copies": copies(counters, int(row["bytes"])),
+        "copies": copies(counters, int(row["bytes"]), known="copies" not in unknown),
         "block": blocks,
-        "direct": direct(counters, strategy, str(row["refused"]), bill, int(row["bytes"])),
+        "direct": direct(counters, strategy, str(row["refused"]), seen, int(row["bytes"])),
         "overlap": overlap.overlapping(
             sweep.intervals(allocating["start_ns"].to_numpy(), allocating["end_ns"].to_numpy()),
             times.reading,
@@ -241,6 +245,7 @@ def _load(
         "module": _module(str(row["module"])),
         "inventory": held,
         "stack": {name: counters.get(name, 0) for name in ("lost_exits", "overflows")},
+        "hidden": {what: list(names) for what, names in unknown.items()},
     }
 
 

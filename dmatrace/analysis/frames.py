@@ -259,7 +259,7 @@ _NUMBERS = {
     "load_id", "round", "tid", "owner", "count", "requests", "lost_exits", "overflows", "pid",
     "depth_max", "waiting_max",
 }  # fmt: skip
-_FRACTIONS = {"parallel", "depth_mean"}
+_FRACTIONS = {"parallel", "depth_mean", "copies_per_byte"}
 
 
 def _dtype(values: list[Any], number: bool) -> str:

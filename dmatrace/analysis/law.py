@@ -118,7 +118,10 @@ def copies(document: Document, predicted: Mapping[str, float | None]) -> list[st
             broken.append(f"{_name(load)}: no prediction of its copies")
             continue
         expected, found = predicted[load["strategy"]], load["copies"]["per_byte"]
-        if expected is not None and abs(found - expected) > COPIES_WITHIN:
+        if found is None:
+            names = ", ".join(load["hidden"]["copies"])
+            broken.append(f"{_name(load)}: its copies are not known without {names}")
+        elif expected is not None and abs(found - expected) > COPIES_WITHIN:
             broken.append(f"{_name(load)}: {found} copies per byte, predicted {expected}")
     return broken
 

@@ -37,7 +37,7 @@ class Summary:
     steps: Mapping[str, int]  # the same as traced
     workers: int  # threads that worked for it, which are not its own
     work: Mapping[str, tuple[int, int, int]]  # their part of the phases
-    per_byte: float
+    per_byte: float | None  # None: a copying function was not hooked
     delays: Mapping[str, Any] | None  # of the first round; None: nothing is known
     #: 95 % half-widths in ns, of phases that were divided by samples.
     reaches: Mapping[str, int] = field(default_factory=dict)
@@ -46,6 +46,12 @@ class Summary:
     def observed(self) -> bool:
         """Whether it is a process that was followed, not a load by a strategy."""
         return bool(self.loads[0].get("pid"))
+
+    @property
+    def hidden(self) -> Mapping[str, Sequence[str]]:
+        """Figures that are not known, or too low, and the missing hooks of each."""
+        found: Mapping[str, Sequence[str]] = self.loads[0].get("hidden") or {}
+        return found
 
     @property
     def size(self) -> int:
@@ -127,7 +133,7 @@ def _summary(label: str, group: Sequence[Mapping[str, Any]]) -> Summary:
         workers=_median(len(_workers(load)) for load in used),
         work=_medians([_phases(_workers(load)) for load in used]),
         delays=delays.total(used[0]["threads"]),
-        per_byte=statistics.median(load["copies"]["per_byte"] for load in used),
+        per_byte=_known_median([load["copies"]["per_byte"] for load in used]),
         reaches=_reaches(used),
     )
 
@@ -184,6 +190,12 @@ def _medians(loads: Sequence[dict[str, tuple[int, ...]]]) -> dict[str, tuple[int
         )
         for phase in in_phase_order({phase for load in loads for phase in load})
     }
+
+
+def _known_median(values: Sequence[float | None]) -> float | None:
+    """The median; None if one of them is not known."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if len(known) == len(values) else None
 
 
 def _median(values: Iterable[int]) -> int:

@@ -35,7 +35,8 @@ def direct(
 
     What was spliced counts by how it came to the pipe: references to page-cache folios
     are buffered, pages of the pipe's own that a direct read filled are direct.  Of a
-    mapped file, what is mapped at the end was taken from the page cache.
+    mapped file, what is mapped at the end was taken from the page cache.  ``memory``'s
+    ``page_cache_added`` is None where it is not known.
     """
     direct_bytes = counters.get("dio_bytes", 0)
     paths = {how: counters.get(name, 0) for name, how in BUFFERED.items()}
@@ -70,7 +71,7 @@ def _decide(
 ) -> tuple[str, str]:
     buffered = sum(paths.values())
     seen = direct_bytes + buffered
-    added = int(memory["page_cache_added"])
+    added = memory["page_cache_added"]
     if refused and not seen:
         return "none", f"the direct read was refused: {refused}"
     if not seen and added:
@@ -95,6 +96,8 @@ def _decide(
 
 
 def _cache(memory: Mapping[str, Any]) -> str:
-    added, removed = int(memory["page_cache_added"]), int(memory["page_cache_removed"])
+    added, removed = memory["page_cache_added"], memory["page_cache_removed"]
+    if added is None:
+        return ""
     lost = f" and lost {format_size(removed)}" if removed else ""
     return f"; the page cache gained {format_size(added)}{lost}"

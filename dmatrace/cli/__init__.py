@@ -89,7 +89,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit codes are the contract's (0, 1, 2, 3, or CMD's own)."""
     whole = parser()
-    args = whole.parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = whole.parse_args(words, argparse.Namespace(words=words))
     if args.verb is None:
         whole.print_help()
         return 0

@@ -13,6 +13,8 @@ from dmatrace.detail import DEFAULT_LEVEL, HZ, HZ_MAX, LEVELS, detail
 from dmatrace.errors import UsageError
 
 if TYPE_CHECKING:
+    from dmatrace.session import plan
+    from dmatrace.session import targets as following
     from dmatrace.session.trying import Wanted
 
 NAME = "record"
@@ -34,6 +36,7 @@ examples:
   sudo dmatrace record --strategy dmabuf-gather-dio --size 1G --load-module
   sudo dmatrace record --strategy dmabuf-bio --size 8G --interval 1s
   sudo dmatrace record --strategy memfd-bio --size 1G --detail sampled --ab 7
+  sudo dmatrace record --strategy memfd-bio --size 1G --live
   sudo dmatrace record -p 4711 -d 30s -o server.dmt
   sudo dmatrace record --comm llama-server -d 2m
   sudo dmatrace record -p 4711 --try=udmabuf-dio --raise-limits -o gain.dmt
@@ -86,6 +89,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         " first (default: cold)",
     )
     add_output(parser)
+    add(
+        "--live",
+        action="store_true",
+        help="meanwhile show the live view on this terminal, as top does",
+    )
     loads = parser.add_argument_group("loaders")
     loads.add_argument(
         "--block",
@@ -292,33 +300,42 @@ def check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> int:
     """Record; prints the recording's path on stdout, with a command on stderr."""
     check(args)
+    if args.live:
+        from dmatrace.cli import live
+
+        return live.run(args)
     return _strategies(args) if args.strategy else targets(args, tuple(args.command))
+
+
+def target_options(args: argparse.Namespace, command: tuple[str, ...]) -> following.Options:
+    """What is asked of a recording of processes, or of a command."""
+    from dmatrace.session.progress import Progress
+    from dmatrace.session.targets import Options
+
+    return Options(
+        pids=args.pid or (),
+        comm=args.comm,
+        cgroup=args.cgroup,
+        dma_bufs=args.dma_bufs,
+        command=command,
+        duration=args.duration,
+        follow=not args.no_follow,
+        output=args.output,
+        force=args.force,
+        hooks=args.hooks,
+        without=tuple(args.without),
+        detail=detail(args.detail, args.sample),
+        interval=args.interval,
+        say=Progress(quiet=args.quiet),
+        wanted=_wanted(args),
+    )
 
 
 def targets(args: argparse.Namespace, command: tuple[str, ...] = ()) -> int:
     """Record processes or a command; a command's exit code is returned."""
-    from dmatrace.session.progress import Progress
-    from dmatrace.session.targets import Options, record
+    from dmatrace.session.targets import record
 
-    recorded = record(
-        Options(
-            pids=args.pid or (),
-            comm=args.comm,
-            cgroup=args.cgroup,
-            dma_bufs=args.dma_bufs,
-            command=command,
-            duration=args.duration,
-            follow=not args.no_follow,
-            output=args.output,
-            force=args.force,
-            hooks=args.hooks,
-            without=tuple(args.without),
-            detail=detail(args.detail, args.sample),
-            interval=args.interval,
-            say=Progress(quiet=args.quiet),
-            wanted=_wanted(args),
-        )
-    )
+    recorded = record(target_options(args, command))
     print(recorded.path, file=sys.stderr if command else sys.stdout)
     # A command's exit code is its own, whatever came of what was tried.
     return int(not recorded.tried) if recorded.code is None else recorded.code
@@ -334,13 +351,14 @@ def _wanted(args: argparse.Namespace) -> Wanted | None:
     return Wanted(preflight.select(args.tries) if args.tries else (), args.raise_limits)
 
 
-def _strategies(args: argparse.Namespace) -> int:
-    from dmatrace.session.plan import Options, record
+def load_options(args: argparse.Namespace) -> plan.Options:
+    """What is asked of a recording of loads by strategies."""
+    from dmatrace.session.plan import Options
     from dmatrace.session.progress import Progress
 
     if args.sample is not None and args.sample > HZ_MAX:
         raise UsageError(f"--sample {args.sample} is too often", do=f"at most {HZ_MAX}")
-    options = Options(
+    return Options(
         strategies=args.strategy,
         file=args.file,
         size=args.size,
@@ -363,7 +381,12 @@ def _strategies(args: argparse.Namespace) -> int:
         interval=args.interval,
         say=Progress(quiet=args.quiet),
     )
-    recorded = record(options)
+
+
+def _strategies(args: argparse.Namespace) -> int:
+    from dmatrace.session.plan import record
+
+    recorded = record(load_options(args))
     print(recorded.path)
     for line in recorded.failed:
         print(f"dmatrace: {safe.line(line)}", file=sys.stderr)

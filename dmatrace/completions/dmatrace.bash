@@ -8,7 +8,7 @@
 _shtab_dmatrace_lab_subparsers=(run shell build list clean)
 _shtab_dmatrace_subparsers=(record attach top report compare export bench strategies buffers doctor lab completion)
 
-_shtab_dmatrace_record_option_strings=(-h --help --strategy -p --pid --comm --cgroup --dma-bufs -d --duration --no-follow --try --file --size --dir --rounds --cache -o --output --force -q --quiet --block --jobs --depth --gather --verify --raise-limits --load-module --hooks --without --detail --sample --interval --ab)
+_shtab_dmatrace_record_option_strings=(-h --help --strategy -p --pid --comm --cgroup --dma-bufs -d --duration --no-follow --try --file --size --dir --rounds --cache -o --output --force -q --quiet --live --block --jobs --depth --gather --verify --raise-limits --load-module --hooks --without --detail --sample --interval --ab)
 _shtab_dmatrace_attach_option_strings=(-h --help -d --duration --no-follow --try --raise-limits -o --output --force -q --quiet --hooks --without --detail --sample --interval)
 _shtab_dmatrace_top_option_strings=(-h --help -p --pid --strategy --replay --interval --delay -o --output --file --size --rounds --cache --block --jobs --depth --raise-limits --load-module --serve --host --port)
 _shtab_dmatrace_report_option_strings=(-h --help -f --format --color --redact --redact-comms)
@@ -90,6 +90,7 @@ _shtab_dmatrace_record___try_nargs='?'
 _shtab_dmatrace_record___force_nargs=0
 _shtab_dmatrace_record__q_nargs=0
 _shtab_dmatrace_record___quiet_nargs=0
+_shtab_dmatrace_record___live_nargs=0
 _shtab_dmatrace_record___raise_limits_nargs=0
 _shtab_dmatrace_record___load_module_nargs=0
 _shtab_dmatrace_attach__h_nargs=0

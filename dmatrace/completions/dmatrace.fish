@@ -86,6 +86,7 @@ complete -c dmatrace -n '_shtab_dmatrace_using record' -l cache -xka "cold warm"
 complete -c dmatrace -n '_shtab_dmatrace_using record' -s o -l output -xka "(__fish_complete_directories)" -d 'the recording (default: named after the target)'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l force -d 'replace OUT if it is a recording'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -s q -l quiet -d 'no progress on stderr'
+complete -c dmatrace -n '_shtab_dmatrace_using record' -l live -d 'meanwhile show the live view on this terminal, as top does'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l block -x -d 'bytes a read, in user space or in the kernel (default: 1M)'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l jobs -x -d 'reading threads; batches read side by side of dmabuf-gather-* (default: 1)'
 complete -c dmatrace -n '_shtab_dmatrace_using record' -l depth -x -d 'reads in flight of udmabuf-uring-dio (default: 1)'

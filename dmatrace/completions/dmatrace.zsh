@@ -222,6 +222,7 @@ _shtab_dmatrace_record_options=(
   {-o,--output}"[the recording (default\: named after the target)]:OUT:_files -/"
   "--force[replace OUT if it is a recording]"
   {-q,--quiet}"[no progress on stderr]"
+  "--live[meanwhile show the live view on this terminal, as top does]"
   "--block[bytes a read, in user space or in the kernel (default\: 1M)]:SIZE:"
   "--jobs[reading threads\; batches read side by side of dmabuf-gather-\* (default\: 1)]:N:"
   "--depth[reads in flight of udmabuf-uring-dio (default\: 1)]:N:"

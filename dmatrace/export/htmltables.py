@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dmatrace.analysis.hidden import OF_MEMORY
 from dmatrace.analysis.recorded_columns import REMOVED_BY
 from dmatrace.analysis.summary import KINDS, TIMES, Summary, told
 from dmatrace.analysis.time import in_phase_order
@@ -92,12 +93,23 @@ def bill(loads: Sequence[Summary]) -> str:
     rows: list[list[Cell | str]] = [
         [
             load.label,
-            *(markup.size(load.memory.get(name)) for name in _BILL.values()),
-            markup.number(load.per_byte, f"{load.per_byte:.2f}"),
+            *(_billed(load, name) for name in _BILL.values()),
+            _copied(load),
         ]
         for load in loads
     ]
     return table("The memory bill", heads, rows, key="memory")
+
+
+def _billed(load: Summary, name: str) -> Cell:
+    value = load.memory.get(name)
+    hidden = OF_MEMORY.get(name) in load.hidden and not value
+    return Cell("hidden") if hidden else markup.size(value)
+
+
+def _copied(load: Summary) -> Cell:
+    value = load.per_byte
+    return Cell("hidden") if value is None else markup.number(value, f"{value:.2f}")
 
 
 def block(loads: Sequence[Summary]) -> str:
@@ -110,6 +122,8 @@ def block(loads: Sequence[Summary]) -> str:
             markup.size(load.block["read_bytes"]),
             *(markup.ns(load.block[n] if load.block["requests"] else None) for n in names),
         ]
+        if "requests" not in load.hidden
+        else [load.label, *[Cell("hidden")] * (2 + len(names))]
         for load in loads
     ]
     heads = ["strategy", "requests", "read", *names]

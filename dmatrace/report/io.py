@@ -124,13 +124,21 @@ def devices(loads: Sequence[Summary], style: Style) -> Iterator[str]:
 
 
 def copies(loads: Sequence[Summary], style: Style) -> Iterator[str]:
-    """Bytes that copying functions moved, by path; nothing where nothing was copied."""
-    rows = [(load, typical(load)["copies"].get("paths", {})) for load in loads]
-    rows = [(load, paths) for load, paths in rows if paths]
+    """Bytes that copying functions moved, by path, and those that were not hooked.
+
+    Nothing where nothing was copied.
+    """
+    rows = []
+    for load in loads:
+        found = typical(load)["copies"].get("paths", {})
+        parts = [f"{path} {format_size(n)}" for path, n in found.items()]
+        if "copies" in load.hidden:
+            parts.append(f"hidden: what passed {', '.join(load.hidden['copies'])}")
+        if parts:
+            rows.append((load, ", ".join(parts)))
     if rows:
         yield style.paint("copied by the CPU", "bold")
-    for load, paths in rows:
-        text = ", ".join(f"{path} {format_size(n)}" for path, n in paths.items())
+    for load, text in rows:
         yield from _item(style, load.label, text)
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dmatrace.analysis.hidden import OF_MEMORY
 from dmatrace.analysis.summary import Summary
 from dmatrace.report.layout import WIDTH, Style
 from dmatrace.sizes import format_ns, format_size, short_size
@@ -25,6 +26,11 @@ _BILL = {
 }
 
 
+def _missing(load: Summary, what: str) -> str:
+    """The hooks that would tell."""
+    return ", ".join(load.hidden[what])
+
+
 def bill(loads: Sequence[Summary], style: Style) -> Iterator[str]:
     """Bytes of page cache, dma-buf, shmem, pinned pages, and copies per byte."""
     yield style.paint(
@@ -36,8 +42,10 @@ def bill(loads: Sequence[Summary], style: Style) -> Iterator[str]:
     for load in loads:
         line = style.left(load.label, _NAME)
         for name in _BILL.values():
-            line += style.right(short_size(load.memory[name]) if load.memory[name] else "-", 7)
-        yield line + style.right(f"{load.per_byte:.2f}/B", 8)
+            nothing = "hidden" if OF_MEMORY[name] in load.hidden else "-"
+            line += style.right(short_size(load.memory[name]) if load.memory[name] else nothing, 7)
+        copied = "hidden" if load.per_byte is None else f"{load.per_byte:.2f}/B"
+        yield line + style.right(copied, 8)
     yield from style.wrap(
         "cache+ and cache-: page cache added and removed; peak, end: the file's share of it;"
         " pinned: peak of pinned pages; copies: bytes the CPU copied per byte loaded."
@@ -78,6 +86,9 @@ def block(loads: Sequence[Summary], style: Style) -> Iterator[str]:
     )
     for load in loads:
         line = style.left(load.label, _NAME) + style.right(str(load.block["requests"]), 9)
+        if "requests" in load.hidden:
+            yield style.left(load.label, _NAME) + f"  hidden: no {_missing(load, 'requests')}"
+            continue
         if not load.block["requests"]:
             yield line + "  nothing was read from a disk"
             continue

@@ -72,7 +72,7 @@ def record(options: Options) -> Recorded:
     keeps what was recorded.
     """
     names = preflight.select(options.strategies)
-    out = Path(options.output or _default_name(names, options.strategies))
+    out = place(options)
     check_place(out, options.force)
     preflight.check_root()
     directory = options.directory or "/var/tmp"
@@ -180,11 +180,15 @@ def _say_unheeded(options: Options, names: list[str]) -> None:
             options.say(f"--{option} is for {', '.join(heeding)} alone")
 
 
-def _default_name(names: tuple[str, ...], given: str) -> str:
-    if given.strip() == "all":
-        return "all.dmt"
+def place(options: Options) -> Path:
+    """Where the recording goes; named after the strategies where the user gave no name."""
+    if options.output:
+        return Path(options.output)
+    if options.strategies.strip() == "all":
+        return Path("all.dmt")
+    names = preflight.select(options.strategies)
     more = f"+{len(names) - 1}" if len(names) > 1 else ""
-    return f"{names[0]}{more}.dmt"
+    return Path(f"{names[0]}{more}.dmt")
 
 
 @contextlib.contextmanager

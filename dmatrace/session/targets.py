@@ -144,6 +144,18 @@ class _Target:
         return f"{found.comm.replace('/', '_') if found else 'process'}-{pids[0]}{more}.dmt"
 
 
+def place(options: Options) -> Path:
+    """Where the recording goes; named after the target where the user gave no name.
+
+    Raises DmatraceError for a target that cannot be recorded.
+    """
+    if options.command:
+        find(options.command[0], invoking(os.environ))
+        return Path(options.output or f"{os.path.basename(options.command[0])}.dmt")
+    target = _Target(options)
+    return Path(options.output or target.name(target.now()))
+
+
 def record(options: Options) -> Recorded:
     """Follow and record until the target ends, the time is over or a signal comes.
 

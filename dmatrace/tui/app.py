@@ -25,6 +25,7 @@ from dmatrace.tui.panes import VIEWS
 from dmatrace.tui.screens import Ask, Sheet, help_text
 from dmatrace.tui.source import Source
 from dmatrace.tui.views import State, View
+from dmatrace.tui.widgets import Words
 
 _NAMES = tuple(view.title.lower().replace("/", "") for view in VIEWS)
 #: Actions that need a player; elsewhere their keys are neither shown nor heard.
@@ -70,7 +71,7 @@ class Top(App[None]):
         self._wake = threading.Event()
 
     def compose(self) -> ComposeResult:
-        yield Static(id="head")
+        yield Words(id="head")
         yield Static(id="tabs")
         with ContentSwitcher(initial="loads"):
             for name, view in zip(_NAMES, VIEWS, strict=True):
@@ -122,7 +123,7 @@ class Top(App[None]):
         if self.snapshot is None or base is None or not base.query("#head"):
             return
         line = head.head(self.snapshot, self.chosen, self.size.width)
-        base.query_one("#head", Static).update(line)
+        base.query_one("#head", Words).show(line)
         base.query_one(f"#{self.current}", View).draw(self.snapshot)
         self._focus(base)
         if isinstance(self.screen, Sheet):

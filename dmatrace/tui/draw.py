@@ -33,7 +33,10 @@ STATE_STYLE = {
     "exited": "green",
     "ran on": "bold cyan",
 }
-VERDICT_STYLE = {"direct": "green", "buffered": "dark_orange", "mixed": "yellow", "none": "dim"}
+VERDICT_STYLE = {
+    "direct": "green", "buffered": "dark_orange", "mixed": "yellow", "none": "dim",
+    HIDDEN: "yellow",
+}  # fmt: skip
 
 
 def plain(text: str) -> str:

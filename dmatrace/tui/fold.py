@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from dmatrace.analysis.hidden import HIDDEN_BY, hidden, missing
+from dmatrace.tui.figures import Known
 from dmatrace.tui.ledger import Ledger
-from dmatrace.tui.load import Known, LoadState
-from dmatrace.tui.model import HIDDEN_BY, Load, Missing, Snapshot, Transport
+from dmatrace.tui.load import LoadState
+from dmatrace.tui.model import Load, Missing, Snapshot, Transport
 
 Row = Mapping[str, Any]
 
@@ -146,20 +148,24 @@ class Fold:
     ) -> Snapshot:
         """What is known at ``now`` (ns); ``meta`` is the recording's."""
         hooks = meta.get("hooks") or []
-        missing = tuple(
+        gone = tuple(
             Missing(str(hook.get("name", "")), str(hook.get("phase") or ""), str(hook["hides"]))
-            for hook in hooks
-            if hook.get("attached") in (None, "null") and hook.get("hides")
+            for hook in missing(hooks)
         )
-        gone = {hook.name for hook in missing}
-        hidden = frozenset(what for what, names in HIDDEN_BY.items() if gone.intersection(names))
+        unknown = frozenset(hidden(hooks))
         # Hooks that samples stand in for say when, and count nothing.
         left_out = {hook.get("name") for hook in hooks if hook.get("attached") == "samples"}
         uncounted = frozenset(
             what for what, names in HIDDEN_BY.items() if left_out.intersection(names)
         )
-        over = state == "ended"
-        known = Known(hidden, uncounted, self._ledger.paths, meta.get("detail") == "sampled", over)
+        known = Known(
+            unknown,
+            uncounted,
+            self._ledger.paths,
+            divided=meta.get("detail") == "sampled",
+            over=state == "ended",
+            sampled="ledger" in meta,
+        )
         loads = {load_id: each.load(now, known) for load_id, each in self._live.items()}
         loads |= self._done
         drawn = tuple(loads[load_id] for load_id in sorted(loads))
@@ -171,14 +177,14 @@ class Fold:
             paused=paused,
             now=now,
             start=self.first,
-            loads=drawn + _without_load(meta, drawn, over=over),
-            series=self._ledger.series(hidden | uncounted),
+            loads=drawn + _without_load(meta, drawn, over=known.over),
+            series=self._ledger.series(unknown | uncounted),
             files=self._ledger.files(),
             heaps=self._ledger.heaps(),
             buffers=self._ledger.buffers(),
             pressure=self._ledger.pressure(),
-            missing=missing,
-            hidden=hidden,
+            missing=gone,
+            hidden=unknown,
             uncounted=uncounted,
             lost=int(meta.get("lost_events") or 0),
             lost_by=tuple((name, int(n)) for name, n in (meta.get("lost") or {}).items() if n),

@@ -36,7 +36,8 @@ class Live:
     """Follows a recorder that it started.  Make it in the main thread.
 
     ``arguments`` are those of ``dmatrace record`` without ``-o``; ``keep`` names the
-    recording where the user wants to have it, else it is removed at the end.
+    recording where the user wants to have it, else it is removed at the end.  ``group``:
+    what stops it reaches the command that it runs as well, as Ctrl-C on a terminal does.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Live:
         *,
         title: str,
         keep: str | None = None,
+        group: bool = False,
         recorder: Sequence[str] = (sys.executable, "-m", "dmatrace", "record"),
     ) -> None:
         self._title = title
@@ -56,15 +58,18 @@ class Live:
         self._paused = False
         self._shown: Snapshot | None = None
         self._closed = False
+        self._group = group
+        self._before = self._stamp()  # of a recording that this one replaces, with --force
+        self.said: tuple[str, ...] = ()
         atexit.register(self.close)
         try:
             with self._said.open("wb") as said:
                 self._child = subprocess.Popen(
                     [
                         *recorder,
-                        *arguments,
-                        "-o",
+                        "-o",  # not behind a command's words
                         str(self._recording),
+                        *arguments,
                     ],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
@@ -82,13 +87,26 @@ class Live:
         """The recorder's."""
         return self._child.pid
 
+    @property
+    def code(self) -> int | None:
+        """Its exit code, once it has ended."""
+        return self._child.returncode
+
+    def _stamp(self) -> tuple[int, int] | None:
+        """Which recording is in its place."""
+        try:
+            status = (self._recording / schema.META).stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino
+
     def read(self) -> Snapshot:
         """What the recorder has written by now.
 
         Raises its error when it ended without a recording.
         """
         ended = self._child.poll() is not None  # before reading: what it wrote last is read
-        if self._tail is None and (self._recording / schema.META).exists():
+        if self._tail is None and self._stamp() not in (None, self._before):
             self._tail = Tail.open(self._recording)
         if self._tail is None:
             if ended:
@@ -155,13 +173,17 @@ class Live:
         return kind(text if self._lines() else f"the recorder ended with code {code}")
 
     def close(self) -> None:
-        """Stop the recorder, wait until it has put everything back, remove what is ours."""
+        """Stop the recorder, wait until it has put everything back, remove what is ours.
+
+        Then ``said`` has the last errors of its stderr.
+        """
         if self._closed:
             return
         self._closed = True
         atexit.unregister(self.close)
         try:
             self._stop()
+            self.said = tuple(line for line in self._lines() if line.startswith("dmatrace: "))
         finally:
             shutil.rmtree(self._place, ignore_errors=True)
 
@@ -169,7 +191,8 @@ class Live:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             if self._child.poll() is not None:
                 return
-            self._child.send_signal(number)
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if self._group else os.kill)(self._child.pid, number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(_STOP_S)
 

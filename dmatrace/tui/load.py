@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from dmatrace.analysis import overlap, samples, time
 from dmatrace.analysis.copies import copies
@@ -12,23 +12,14 @@ from dmatrace.analysis.steps import STEPS
 from dmatrace.analysis.time import CELLS, Key, Seen
 from dmatrace.analysis.verdicts import direct
 from dmatrace.recording.schema import TABLES
-from dmatrace.tui import queue
-from dmatrace.tui.model import Interval, Io, Load, Memory, Thread, Times
+from dmatrace.tui import figures, queue
+from dmatrace.tui.figures import Known
+from dmatrace.tui.model import Interval, Io, Load
 
 Row = Mapping[str, Any]
 
 _BLANK: dict[str, Any] = {column.name: column.default for column in TABLES["loads"]}
 _MOST_SPANS = 200  # of one line of the waterfall
-
-
-class Known(NamedTuple):
-    """What a load's figures depend on besides its rows."""
-
-    hidden: frozenset[str]
-    uncounted: frozenset[str]
-    paths: Mapping[tuple[int, int], str]  # of files, by (dev, inode)
-    divided: bool  # by samples
-    over: bool  # nothing more will come
 
 
 class _Mark:
@@ -208,16 +199,19 @@ class LoadState:
         rows = time.thread_rows(spans, phases, counted, own, comms)
         if known.divided:
             self._divide(rows, spans)
-        threads = tuple(map(_thread, rows))
+        threads = tuple(map(figures.thread, rows))
         size, bill = int(row["bytes"]), memory(row)
         if not self.ended:
-            bill |= self._so_far(counters)
+            bill |= self._so_far(counters, known)
+        if "cached" in hidden:
+            bill |= {"page_cache_added": None}
         copied = copies(counters, size)
         judged = direct(counters, str(row["strategy"]), str(row["refused"]), bill, size)
+        judged |= figures.doubted(judged, hidden)
         start = min((span.first.t_ns for span in spans), default=int(row["start_ns"]))
         elapsed = int(row["wall_ns"]) or (max(0, now - start) if start else 0)
         io = queue.io(self.requests) if "requests" not in hidden else None
-        bytes_now = self._bytes(state, judged, io)
+        bytes_now = self._bytes(state, judged, io, hidden)
         first = spans[0] if spans else None
         begun = state not in ("waiting", "skipped")
         return Load(
@@ -239,7 +233,7 @@ class LoadState:
             elapsed=elapsed,
             rate=bytes_now * 10**9 // elapsed if bytes_now and elapsed else None,
             copied=int(copied["cpu_bytes"]) if begun and "copies" not in hidden else None,
-            copies_per_byte=_per_byte(copied, bytes_now, size, state)
+            copies_per_byte=figures.per_byte(copied, bytes_now, size, state)
             if begun and "copies" not in hidden
             else None,
             verdict=str(judged["verdict"]) if begun else None,
@@ -247,7 +241,7 @@ class LoadState:
             direct_bytes=int(judged["direct_bytes"]),
             buffered_bytes=int(judged["buffered_bytes"]),
             threads=threads,
-            memory=_memory(bill, known, begun=begun, ended=self.ended),
+            memory=figures.held(bill, known, begun=begun, ended=self.ended),
             io=io,
             create=int(row["create_ns"]),
             reading=int(row["io_ns"]),
@@ -280,7 +274,7 @@ class LoadState:
                     most[path] = most.get(path, 0) + row["bytes"]
         return max(most, key=lambda path: most[path], default="")
 
-    def _so_far(self, counters: Mapping[str, int]) -> dict[str, int | None]:
+    def _so_far(self, counters: Mapping[str, int], known: Known) -> dict[str, int | None]:
         """The memory bill of a load that has not ended, from what was seen of it."""
         own = self._pages.get((self._row["dev"], self._row["ino"]))
         pages = [own] if own else [] if self._row["ino"] else list(self._pages.values())
@@ -293,23 +287,32 @@ class LoadState:
                 "dmabuf": self._dmabuf,
                 "shmem": counters.get("shmem_alloc_bytes", 0),
             }
+        # Nothing of the file is there as long as a sample would show it.
+        seen = bool(pages) or known.sampled
         return {
-            "page_cache_added": sum(row["added"] for row in pages),
-            "page_cache_removed": sum(row["removed"] for row in pages),
-            "page_cache_peak": sum(row["peak"] for row in pages),
-            "page_cache_end": sum(row["current"] for row in pages),
+            "page_cache_added": sum(row["added"] for row in pages) if seen else None,
+            "page_cache_removed": sum(row["removed"] for row in pages) if seen else None,
+            "page_cache_peak": sum(row["peak"] for row in pages) if seen else None,
+            "page_cache_end": sum(row["current"] for row in pages) if seen else None,
             "dmabuf": self._dmabuf,
             "shmem": counters.get("shmem_alloc_bytes", 0),
         }
 
-    def _bytes(self, state: str, judged: Mapping[str, Any], io: Io | None) -> int | None:
-        """How much of the file is loaded: all of it, or what passed a hooked path or the disk."""
+    def _bytes(
+        self, state: str, judged: Mapping[str, Any], io: Io | None, hidden: frozenset[str]
+    ) -> int | None:
+        """How much of the file is loaded: all of it, or what passed a hooked path or the disk.
+
+        None where a path is not hooked and nothing else tells.
+        """
         size = int(self._row["bytes"])
         if state == "done" or (self._observed and self._row["end_ns"]):
             return size
         if state in ("waiting", "skipped"):
             return None
         seen = max(int(judged["direct_bytes"]) + int(judged["buffered_bytes"]), 0)
+        if not seen and not (io and io.read_bytes) and figures.PATHS & hidden:
+            return None
         return min(size, max(seen, io.read_bytes if io else 0)) if size else seen
 
     def _overlap(self) -> tuple[int, int, int]:
@@ -357,47 +360,3 @@ class LoadState:
             whole = overlap.union(intervals)
             if whole:
                 yield what, queue.thinned(whole, _MOST_SPANS)
-
-
-def _thread(row: dict[str, object]) -> Thread:
-    phases: Any = row["phases"]
-    wall: Any = row["wall_ns"]
-    tid: Any = row["tid"]
-    owner: Any = row["owner"]
-    return Thread(
-        tid=int(tid),
-        comm=str(row["comm"]),
-        owner=owner,
-        wall=int(wall),
-        phases=tuple(
-            Times(p["phase"], p["cpu_ns"], p["blocked_ns"], p["runnable_ns"], p["count"])
-            for p in phases
-        ),
-    )
-
-
-def _per_byte(
-    copied: Mapping[str, int | float], done: int | None, size: int, state: str
-) -> float | None:
-    """Copies of each byte: of the whole file's, while it runs of those that are loaded."""
-    if state == "done" or not done:  # of a process that is followed, what it read
-        return float(copied["per_byte"]) if size and state == "done" else None
-    return round(copied["cpu_bytes"] / done, 6)
-
-
-def _memory(bill: Mapping[str, Any], known: Known, *, begun: bool, ended: bool) -> Memory:
-    def figure(name: str, by: str) -> int | None:
-        unknown = by in known.hidden or (by in known.uncounted and not ended)
-        return int(bill[name]) if begun and not unknown and bill[name] is not None else None
-
-    return Memory(
-        cached=figure("page_cache_end", "cached"),
-        cached_peak=figure("page_cache_peak", "cached"),
-        added=figure("page_cache_added", "cached"),
-        removed=figure("page_cache_removed", "cached"),
-        dmabuf=figure("dmabuf", "dmabuf"),
-        shmem=figure("shmem", "shmem"),
-        # Known when the load has ended: the recorder reads it then.
-        pinned_peak=figure("pinned_peak", "pinned") if ended else None,
-        mapped=int(bill["mapped"]),
-    )

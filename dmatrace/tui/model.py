@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dmatrace.analysis.hidden import HIDDEN_BY
+
 Interval = tuple[int, int]
 
 #: States of a load; "waiting" and "skipped" are strategies without a load, "exited" and
@@ -103,7 +105,7 @@ class Load:
     rate: int | None  # bytes a second: of the whole load, or so far
     copied: int | None
     copies_per_byte: float | None
-    verdict: str | None  # direct, buffered, mixed, none
+    verdict: str | None  # direct, buffered, mixed, none; hidden where a hook is missing
     why: str
     direct_bytes: int
     buffered_bytes: int
@@ -264,13 +266,18 @@ class Snapshot:
     buffers: tuple[Buffer, ...]
     pressure: tuple[Pressure, ...]
     missing: tuple[Missing, ...]
-    hidden: frozenset[str]  # of HIDDEN_BY
-    uncounted: frozenset[str]  # of HIDDEN_BY: known when a load has ended, not before
+    hidden: frozenset[str]  # of analysis.hidden.HIDDEN_BY
+    uncounted: frozenset[str]  # of the same: known when a load has ended, not before
     lost: int
     detail: str
     transport: Transport | None = None
     lost_by: tuple[tuple[str, int], ...] = ()  # by kind, and what probes missed
     unavailable: tuple[tuple[str, str], ...] = ()  # what the kernel does not say, and why
+
+    def hiding(self, what: str) -> str:
+        """The missing hooks that hide a figure of HIDDEN_BY, by name."""
+        names = HIDDEN_BY[what]
+        return ", ".join(hook.name for hook in self.missing if hook.name in names)
 
     @property
     def elapsed(self) -> int:
@@ -295,16 +302,3 @@ def merged(threads: tuple[Thread, ...]) -> tuple[Times, ...]:
         for phase, values in sums.items()
     ]
     return tuple(sorted(found, key=lambda times: (-times.total, times.phase)))
-
-
-#: Figure -> the hooks without which it is not known, or too low.
-HIDDEN_BY = {
-    "cached": ("page-cache ledger",),
-    "requests": ("block requests",),
-    "copies": ("filemap_read", "generic_perform_write", "shmem_file_read_iter"),
-    "dmabuf": ("dma_buf_export",),
-    "release": ("dma_buf_release",),
-    "shmem": ("shmem_alloc_and_add_folio",),
-    "pinned": ("pin_user_pages_fast",),
-    "direct": ("__iomap_dio_rw",),
-}

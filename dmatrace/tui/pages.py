@@ -10,7 +10,7 @@ from rich.text import Text
 from dmatrace.sizes import format_ns, format_size, short_size
 from dmatrace.tui import draw
 from dmatrace.tui.diagnosis import diagnose
-from dmatrace.tui.model import HIDDEN_BY, Load, Point, Snapshot
+from dmatrace.tui.model import Load, Point, Snapshot
 
 _LABEL = 14
 
@@ -89,7 +89,7 @@ def _chart(
 ) -> Iterator[Text]:
     head = f"{name:<{_LABEL}}  "
     if field in snapshot.hidden:
-        yield Text(f"{head}hidden: {', '.join(HIDDEN_BY[field])} is not attached", "yellow")
+        yield Text(f"{head}hidden: {snapshot.hiding(field)} is not attached", "yellow")
         return
     if field in snapshot.uncounted:
         yield Text(f"{head}not counted with --detail sampled; known at a load's end", "yellow")
@@ -127,7 +127,7 @@ def _pressure(snapshot: Snapshot, span: tuple[int, int], room: int) -> Iterator[
 def _pinned(snapshot: Snapshot, load: Load | None) -> Iterator[Text]:
     head = f"{'pinned':<{_LABEL}}  "
     if "pinned" in snapshot.hidden:
-        yield Text(f"{head}hidden: {', '.join(HIDDEN_BY['pinned'])} is not attached", "yellow")
+        yield Text(f"{head}hidden: {snapshot.hiding('pinned')} is not attached", "yellow")
     elif load is not None:
         peak = load.memory.pinned_peak
         said = "known when the load has ended" if peak is None else f"peak {short_size(peak)}"
@@ -163,7 +163,7 @@ def _io(snapshot: Snapshot, load: Load | None, width: int) -> Iterator[Text]:
         return
     yield Text(draw.facts(load), "bold")
     yield Text()
-    yield from _paths(load, snapshot.hidden, width)
+    yield from _paths(snapshot, load, width)
     yield Text()
     if load.io is None:
         yield Text("hidden: block requests are not attached (h says why)", "yellow")
@@ -193,26 +193,32 @@ def _io(snapshot: Snapshot, load: Load | None, width: int) -> Iterator[Text]:
     yield from draw.histogram(found.size_hist, "bytes", width, style="cyan")
 
 
-def _paths(load: Load, hidden: frozenset[str], width: int) -> Iterator[Text]:
+def _paths(snapshot: Snapshot, load: Load, width: int) -> Iterator[Text]:
     """Direct against buffered: one bar, the verdict and its evidence."""
     seen = load.direct_bytes + load.buffered_bytes
-    if {"direct", "copies"} & hidden:
-        yield Text("a path is hidden: bytes below may be too low (h says which)", "yellow")
     room = max(width - 24, 16)
-    for name, value, style in (
-        ("direct", load.direct_bytes, "green"),
-        ("buffered", load.buffered_bytes, "dark_orange"),
+    for name, value, style, what in (
+        ("direct", load.direct_bytes, "green", "direct"),
+        ("buffered", load.buffered_bytes, "dark_orange", "copies"),
     ):
+        line = Text(f"{name:>10}  ")
+        if what in snapshot.hidden:
+            least = f"at least {short_size(value)}; " if value else ""
+            yield line.append(f"{least}hidden: {snapshot.hiding(what)}", "yellow")
+            continue
         filled = round(value / seen * room) if seen else 0
-        line = Text(f"{name:>10}  ").append("█" * filled, style)
+        line.append("█" * filled, style)
         yield line.append(
             " " * (room - filled) + f"{short_size(value):>6}{draw.percent(value, seen):>5}"
         )
-    yield (
-        Text(f"{'verdict':>10}  ")
-        .append(load.verdict or draw.UNKNOWN, draw.VERDICT_STYLE.get(load.verdict or "", ""))
-        .append(f": {draw.plain(load.why)}" if load.why else "")
-    )
+    line = Text(f"{'verdict':>10}  ")
+    style = draw.VERDICT_STYLE.get(load.verdict or "", "")
+    verdict = load.verdict or draw.UNKNOWN
+    said = f"{verdict}: {draw.plain(load.why)}" if load.why else verdict
+    first, *rest = textwrap.wrap(said, max(width - 12, 20))
+    yield line.append(first[: len(verdict)], style).append(first[len(verdict) :])
+    for more in rest:
+        yield Text(" " * 12 + more)
 
 
 def detail(snapshot: Snapshot, load: Load, width: int) -> Text:
@@ -236,7 +242,7 @@ def _detail(snapshot: Snapshot, load: Load, width: int) -> Iterator[Text]:
         for n, line in enumerate(textwrap.wrap(draw.plain(sentence), max(width - 4, 20))):
             yield Text(("· " if n == 0 else "  ") + line)
     yield Text()
-    yield from _waterfall(load, width)
+    yield from _waterfall(snapshot, load, width)
     yield Text()
     yield Text("phases", "bold").append("  ").append_text(draw.legend())
     yield phases(load, width)
@@ -244,7 +250,7 @@ def _detail(snapshot: Snapshot, load: Load, width: int) -> Iterator[Text]:
     yield from _bill(load, snapshot.hidden)
 
 
-def _waterfall(load: Load, width: int) -> Iterator[Text]:
+def _waterfall(snapshot: Snapshot, load: Load, width: int) -> Iterator[Text]:
     yield Text("waterfall", "bold")
     if not load.waterfall:
         yield Text("It has not begun.", "dim")
@@ -264,6 +270,9 @@ def _waterfall(load: Load, width: int) -> Iterator[Text]:
         style = "dark_orange" if inner else "cyan"
         line.append("".join("█" if cell else "·" for cell in cells), style)
         yield line.append(f"{format_ns(sum(b - a for a, b in intervals)):>10}")
+    if load.io is None:
+        why = f"hidden: {snapshot.hiding('requests')} is not attached"
+        yield Text(draw.fit("  disk reads", 22) + why, "yellow")
     yield Text(" " * 22 + f"0{format_ns(end - begin):>{room - 1}}", "dim")
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
-from textual.widgets import DataTable, Static
+from textual.widgets import DataTable
 
 from dmatrace.sizes import format_ns, short_size
 from dmatrace.tui import draw, pages
 from dmatrace.tui.model import Buffer, Load, Snapshot
-from dmatrace.tui.views import Loads, Table, Time, View, show_empty
+from dmatrace.tui.views import Loads, Time, View, show_empty
+from dmatrace.tui.widgets import Sentence, Table, Words
 
 
 class Picture(View):
     """A view that is one text, which scrolls."""
 
     def compose(self) -> ComposeResult:
-        yield Static(classes="empty")
+        yield Sentence(classes="empty")
         with VerticalScroll():
-            yield Static(classes="picture")
+            yield Words(classes="picture")
 
     def draw(self, snapshot: Snapshot) -> None:
         load = self.state.load(snapshot)
@@ -28,7 +29,7 @@ class Picture(View):
         scroll.display = load is not None
         if load is not None:
             text = self.picture(snapshot, load, self.app.size.width - 4)
-            self.query_one(".picture", Static).update(text)
+            self.query_one(".picture", Words).show(text)
 
     def picture(self, snapshot: Snapshot, load: Load, width: int) -> Text:
         """The text."""
@@ -67,8 +68,8 @@ class Buffers(View):
     _BOTH = 110  # columns of the terminal that have room for both
 
     def compose(self) -> ComposeResult:
-        yield Static(classes="empty")
-        yield Static(id="buffers-title", classes="title")
+        yield Sentence(classes="empty")
+        yield Words(id="buffers-title", classes="title")
         yield Table(id="buffers-table")
 
     def draw(self, snapshot: Snapshot) -> None:
@@ -88,7 +89,7 @@ class Buffers(View):
         title.append(f"; {len(found) - len(held)} released")
         if "release" in snapshot.hidden:
             title.append("; releases are hidden: what is held may be gone", "yellow")
-        self.query_one("#buffers-title", Static).update(title)
+        self.query_one("#buffers-title", Words).show(title)
         names = {str(load.load_id): draw.label(load) for load in snapshot.loads}
         looked = any(buffer.holders is not None for buffer in found)
         width = self.app.size.width

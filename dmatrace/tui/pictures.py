@@ -1,4 +1,4 @@
-"""The views as SVG files, without a terminal: for the documentation.
+"""The views as SVG files, without a terminal, and as PNG where there is Chromium: for the docs.
 
 Usage: ``python -m dmatrace.tui.pictures RECORDING DIRECTORY``
 """
@@ -6,7 +6,11 @@ Usage: ``python -m dmatrace.tui.pictures RECORDING DIRECTORY``
 from __future__ import annotations
 
 import asyncio
+import re
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from dmatrace.tui.app import Top
@@ -42,6 +46,24 @@ async def _draw(recording: Path, directory: Path) -> None:
                 await pilot.press("escape")
 
 
+def _photographed(picture: Path) -> None:
+    """An SVG beside itself as PNG, by headless Chromium.  Root may not use its sandbox."""
+    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', picture.read_text(encoding="utf-8"))
+    assert found, picture
+    size = ",".join(str(round(float(number))) for number in found.groups())
+    with tempfile.TemporaryDirectory() as place:
+        subprocess.run(
+            [
+                "chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+                "--default-background-color=00000000", f"--user-data-dir={place}",
+                f"--window-size={size}", f"--screenshot={picture.with_suffix('.png')}",
+                picture.resolve().as_uri(),
+            ],
+            check=True,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+
 def main() -> int:
     """Draw them all; the exit code."""
     if len(sys.argv) != 3:
@@ -50,6 +72,9 @@ def main() -> int:
     directory = Path(sys.argv[2])
     directory.mkdir(parents=True, exist_ok=True)
     asyncio.run(_draw(Path(sys.argv[1]), directory))
+    if shutil.which("chromium"):
+        for name in PICTURES:
+            _photographed(directory / f"{name}.svg")
     return 0
 
 

@@ -19,7 +19,7 @@ def serve(command: str, *, host: str, port: int) -> None:
     Raises CannotHere without textual-serve, DmatraceError when the address is taken.
     """
     try:
-        from textual_serve.server import Server
+        from dmatrace.tui.server import Alone
     except ImportError:
         raise CannotHere(
             "a view in the browser needs textual-serve", do="pip install textual-serve"
@@ -31,7 +31,7 @@ def serve(command: str, *, host: str, port: int) -> None:
             f"dmatrace: {host} is open to other machines: whoever opens the page uses the view",
             file=sys.stderr,
         )
-    Server(command, host=host, port=port, title="dmatrace top").serve()
+    Alone(command, host=host, port=port, local=local).serve()
 
 
 def _check(host: str, port: int) -> bool:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from rich.text import Text
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Vertical
-from textual.coordinate import Coordinate
 from textual.message import Message
-from textual.widgets import DataTable, Static
+from textual.widgets import DataTable
 
 from dmatrace.sizes import format_ns
 from dmatrace.tui import draw, order, pages
 from dmatrace.tui.model import Load, Snapshot, Thread, Times
+from dmatrace.tui.widgets import Sentence, Table, Words
 
 
 class State:
@@ -39,74 +38,6 @@ class State:
             if load.key == self.selected:
                 return load
         return shown[0] if shown else None
-
-
-class Table(DataTable[Text]):
-    """A table whose rows keep their place, their cursor and their cells from update to update."""
-
-    # The base class means the first and the last column, which a cursor of rows never leaves.
-    BINDINGS: ClassVar = [
-        Binding("home", "scroll_top", "first", show=False),
-        Binding("end", "scroll_bottom", "last", show=False),
-        # The base class hides it, and with it the view's own from the footer.
-        Binding("enter", "select_cursor", "detail"),
-    ]
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(
-            cursor_type="row", cell_padding=0, show_row_labels=False, zebra_stripes=False, **options
-        )
-        self._shown: list[tuple[str, tuple[Text, ...]]] = []
-        self._heads: tuple[tuple[str, str, int, bool], ...] = ()
-        self.filling = False
-
-    def show(
-        self,
-        heads: Sequence[tuple[str, str, int, bool]],
-        rows: Sequence[tuple[str, tuple[Text, ...]]],
-        current: str,
-    ) -> None:
-        """Draw rows (key, cells) under heads (key, text, width, right-aligned)."""
-        self.filling = True
-        try:
-            self._show(tuple(heads), list(rows), current)
-        finally:
-            self.filling = False
-
-    def _show(
-        self,
-        heads: tuple[tuple[str, str, int, bool], ...],
-        rows: list[tuple[str, tuple[Text, ...]]],
-        current: str,
-    ) -> None:
-        same = heads == self._heads and [key for key, _ in rows] == [key for key, _ in self._shown]
-        if same:
-            for n, ((_, new), (_, old)) in enumerate(zip(rows, self._shown, strict=True)):
-                for column, cell in enumerate(new):
-                    if cell != old[column] or cell.spans != old[column].spans:
-                        self.update_cell_at(Coordinate(n, column), _aligned(cell, heads[column]))
-        else:
-            top = self.scroll_y
-            self.clear(columns=heads != self._heads)
-            if heads != self._heads:
-                for key, text, width, right in heads:
-                    self.add_column(
-                        Text(text, justify="right" if right else "left"), width=width, key=key
-                    )
-            for key, cells in rows:
-                self.add_row(*(_aligned(c, h) for c, h in zip(cells, heads, strict=True)), key=key)
-            self.scroll_to(y=top, animate=False)
-        self._heads, self._shown = heads, rows
-        keys = [key for key, _ in rows]
-        if current in keys and self.cursor_row != keys.index(current):
-            self.move_cursor(row=keys.index(current), animate=False, scroll=not same)
-
-
-def _aligned(cell: Text, head: tuple[str, str, int, bool]) -> Text:
-    found = cell.copy()
-    found.justify = "right" if head[3] else "left"
-    # Cells have no padding: what is left-aligned keeps one from its right neighbour.
-    return found
 
 
 class View(Vertical):
@@ -156,10 +87,10 @@ class Loads(View):
     title = "Loads"
 
     def compose(self) -> ComposeResult:
-        yield Static(classes="empty")
+        yield Sentence(classes="empty")
         yield Table(id="loads-table")
-        yield Static(id="race-title", classes="title")
-        yield Static(id="race")
+        yield Words(id="race-title", classes="title")
+        yield Words(id="race")
 
     def draw(self, snapshot: Snapshot) -> None:
         loads = self.state.loads(snapshot)
@@ -199,12 +130,12 @@ class Loads(View):
         # "auto" is what the table knows of itself, now and then too late for the layout.
         table.styles.height = len(rows) + 1
         table.show(heads, rows, current.key if current else "")
-        self.query_one("#race-title", Static).update(
+        self.query_one("#race-title", Words).show(
             Text("where the time went, on one scale  ", "bold").append_text(draw.legend())
         )
         # What the table and the titles leave, once they are laid out.
         room = max(self.size.height - min(len(loads) + 1, self.size.height // 2) - 3, 3)
-        self.query_one("#race", Static).update(self._race(loads, current, width - 2, room))
+        self.query_one("#race", Words).show(self._race(loads, current, width - 2, room))
 
     @staticmethod
     def _race(loads: Sequence[Load], current: Load | None, width: int, height: int) -> Text:
@@ -243,10 +174,10 @@ class Time(View):
     )  # fmt: skip
 
     def compose(self) -> ComposeResult:
-        yield Static(classes="empty")
-        yield Static(id="time-title", classes="title")
+        yield Sentence(classes="empty")
+        yield Words(id="time-title", classes="title")
         yield Table(id="time-table")
-        yield Static(id="time-legend", classes="title")
+        yield Words(id="time-legend", classes="title")
 
     def draw(self, snapshot: Snapshot) -> None:
         load = self.state.load(snapshot)
@@ -262,7 +193,7 @@ class Time(View):
         count = len(load.threads)
         wall = sum(thread.wall for thread in load.threads)
         closes = f"{100 * load.total / wall:.1f}% of {format_ns(wall)}" if wall else UNKNOWN_WALL
-        self.query_one("#time-title", Static).update(
+        self.query_one("#time-title", Words).show(
             Text(draw.facts(load), "bold").append(
                 f"\nphases add up to {closes} that {count} thread{'s' if count != 1 else ''} took"
                 "; Enter opens a thread",
@@ -276,7 +207,7 @@ class Time(View):
         keys = [key for key, _ in rows]
         now = table.cursor_row
         table.show(heads, rows, keys[now] if 0 <= now < len(keys) else "")
-        self.query_one("#time-legend", Static).update(draw.legend())
+        self.query_one("#time-legend", Words).show(draw.legend())
 
     def _rows(self, load: Load, room: int) -> Any:
         yield from _phase_rows(load.phases, "", room)
@@ -330,6 +261,5 @@ def _cells(times: Times, name: Text, share: str, full: int, room: int) -> tuple[
 
 
 def show_empty(view: View, text: str) -> None:
-    widget = view.query_one(".empty", Static)
-    widget.display = bool(text)
-    widget.update(Text(draw.plain(text)))
+    """The sentence in the place of a view; "" for none."""
+    view.query_one(".empty", Sentence).show(draw.plain(text))

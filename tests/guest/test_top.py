@@ -126,6 +126,37 @@ def test_whoever_leaves_early_leaves_nothing_behind(lab: Lab, how: str) -> None:
         lab.must("rm -rf /tmp/dmatrace-top-*")
 
 
+def test_a_recording_is_watched(lab: Lab) -> None:
+    """`record --live`: what is recorded stays, and the path is said when the view is left."""
+    out = lab.shared / "live.dmt"
+    terminal = Terminal(lab, f"dmatrace record --strategy anon-dio --size 16M --live -o {out}")
+    try:
+        screen = terminal.until("ENDED", "anon-dio", "the recorder has finished")
+        assert "direct" in screen
+        terminal.press("q")
+        terminal.until("left with 0", "live.dmt")
+    finally:
+        terminal.close()
+    (load,) = report(out)["loads"]
+    assert (load["bytes"], load["verified"]) == (16 << 20, True)
+
+
+@pytest.mark.long
+def test_a_command_is_watched_and_ended(lab: Lab) -> None:
+    """Its exit code is the view's; leaving early ends it, and keeps what was recorded."""
+    cases = (('sh -c "exit 7"', "exit 7", 7), ("sleep 1000", "LIVE", 130))
+    for command, shown, code in cases:
+        out = lab.shared / f"command-{code}.dmt"
+        terminal = Terminal(lab, f"dmatrace record --live -o {out} -- {command}")
+        try:
+            terminal.until(shown, command.partition(" ")[0])
+            terminal.press("q")
+            terminal.until(f"left with {code}")
+        finally:
+            terminal.close()
+        assert report(out)["target"]["exit_code"] == code
+
+
 def test_without_a_terminal(lab: Lab) -> None:
     done = lab.shell(f"dmatrace top --strategy {RACE} --size {SIZE} </dev/null")
     assert done.code == 2

@@ -59,6 +59,7 @@ ADDED = {
         "stack",
         "steps",
         "module",
+        "hidden",
         "critical",
         "files",
         "inventory",
@@ -135,6 +136,23 @@ def test_keys_are_the_contracts(found: dict[str, Any]) -> None:
     _compare(found, CONTRACT, "")
     assert found["schema"] == 1
     assert set(found["loads"][0]["stack"]) == ADDED["loads.stack"]
+
+
+def test_copies_are_not_known_without_their_hooks(tmp_path: Path) -> None:
+    """Null, and the hook is named: what was not hooked may have copied everything."""
+    hooks = [
+        {"name": "filemap_read", "phase": "copy", "attached": None, "hides": "buffered reads"},
+        {"name": "page-cache ledger", "phase": "", "attached": None, "hides": "page cache"},
+        {"name": "shmem_file_read_iter", "phase": "copy", "attached": "kprobe", "hides": None},
+    ]
+    found = document(Recording.open(synthetic.write(tmp_path / "a.dmt", meta={"hooks": hooks})))
+    for load in found["loads"]:
+        assert load["hidden"] == {"copies": ["filemap_read"], "cached": ["page-cache ledger"]}
+        assert (load["copies"]["cpu_bytes"], load["copies"]["per_byte"]) == (None, None)
+        assert "the page cache gained" not in load["direct"]["why"]
+    broken = law.copies(found, {load["strategy"]: 1.0 for load in found["loads"]})
+    assert broken
+    assert all("not known without filemap_read" in line for line in broken)
 
 
 def test_times_and_sizes_are_integers(found: dict[str, Any]) -> None:

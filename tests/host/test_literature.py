@@ -229,3 +229,11 @@ def test_no_other_strategy_claims_a_row_of_h3() -> None:
         for claim in _claims(name, "H3"):
             if claim.isdecimal():
                 assert H3.rows[int(claim) - 1].strategy == name
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_a_size_that_is_none_has_no_column_beside_it(size: int) -> None:
+    """Found by fuzzing: recordings that are damaged have such."""
+    for table in TABLES.values():
+        assert table.column(table.compared, size, 0) is None
+        assert table.ratio(table.rows[0], size, 0) is None

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import synthetic
-from views import END, REAL, many, replay, without_hooks
+from views import END, RACE, REAL, blind, many, replay, without_hooks
 
 from dmatrace.analysis.document import document
+from dmatrace.analysis.hidden import HIDDEN_BY
 from dmatrace.recording import Recording, Writer
 from dmatrace.recording.tail import Tail
-from dmatrace.tui import fold
+from dmatrace.tui import fold, order, pages
 from dmatrace.tui.fold import Fold
 from dmatrace.tui.model import Load, Snapshot
 
@@ -160,6 +161,44 @@ def test_what_is_hidden_is_never_zero(tmp_path: Path) -> None:
         assert load.residency is None
         assert load.memory.shmem is not None
     assert snapshot.missing[0].name == "page-cache ledger"
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 2])
+def test_views_say_hidden_with_the_hooks_name(tmp_path: Path, share: float) -> None:
+    """In the middle of loads and at the end, of a recording that has none of these figures."""
+    player = replay(blind(tmp_path / "a.dmt", RACE), 0)
+    transport = player.read().transport
+    assert transport is not None
+    player.jump(int(transport.length * share))
+    snapshot = player.read()
+    assert snapshot.hidden == set(HIDDEN_BY)
+    begun = [load for load in snapshot.loads if load.state in ("running", "done")]
+    assert begun
+    for load in begun:
+        assert (load.verdict, load.io, load.residency) == ("hidden", None, None)
+        assert load.progress == (1.0 if load.state == "done" else None)
+        for column in order.COLUMNS:
+            cell = column.cell(load, snapshot.hidden, 20).plain
+            if column.key in ("cached", "copies", "verdict"):
+                assert cell == "hidden"
+            elif column.key == "rate" and load.state == "running":
+                assert cell == "-"
+        memory = pages.memory(snapshot, load, 78).plain
+        io = pages.io(snapshot, load, 78).plain
+        detail = pages.detail(snapshot, load, 78).plain
+        for text, names in (
+            (memory, ("page-cache ledger", "dma_buf_export", "shmem_alloc", "pin_user_pages")),
+            (io, ("__iomap_dio_rw", "filemap_read, generic_perform_write", "block requests")),
+            (detail, ("block requests",)),
+        ):
+            for name in names:
+                assert name in text
+        for line in (*io.splitlines(), *detail.splitlines()):
+            if line.strip().startswith(("direct  ", "buffered  ", "disk reads  ")):
+                assert "hidden: " in line
+        bill = detail[detail.index("\nmemory\n") :].splitlines()[2:]
+        assert len(bill) == 7
+        assert all(line.endswith("hidden") for line in bill)
 
 
 def test_strategies_without_a_load_are_shown(tmp_path: Path) -> None:

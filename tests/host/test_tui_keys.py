@@ -20,7 +20,7 @@ from dmatrace.tui.keys import KEYS
 from dmatrace.tui.model import Snapshot
 from dmatrace.tui.screens import Ask, Sheet, key_name
 from dmatrace.tui.source import SPEEDS
-from dmatrace.tui.views import Table
+from dmatrace.tui.widgets import Table
 
 pytestmark = pytest.mark.asyncio
 

@@ -17,7 +17,8 @@ from dmatrace.tui import draw, order, pages
 from dmatrace.tui.fold import Fold
 from dmatrace.tui.head import head
 from dmatrace.tui.model import Snapshot
-from dmatrace.tui.views import State, Table
+from dmatrace.tui.views import State
+from dmatrace.tui.widgets import Table
 
 #: Twelve ways to fill and empty the page cache and shmem, as the guest recorded them.
 REAL = Path(__file__).parents[1] / "data" / "ledger.dmt"

@@ -59,9 +59,15 @@ def start(
     (tmp_path / "temporary").mkdir()
     started: list[Live] = []
 
-    def run(loads: int, then: str = "wait", keep: str | None = None, script: str = "") -> Live:
+    def run(
+        loads: int,
+        then: str = "wait",
+        keep: str | None = None,
+        script: str = "",
+        group: bool = False,
+    ) -> Live:
         recorder = (sys.executable, "-c", script or _RECORDER, str(marker), str(loads), then)
-        live = Live((), title="a test", keep=keep, recorder=recorder)
+        live = Live((), title="a test", keep=keep, group=group, recorder=recorder)
         started.append(live)
         return live
 
@@ -122,6 +128,46 @@ def test_the_recording_is_kept_where_it_is_named(
     kept = replay(tmp_path / "kept.dmt").read()
     assert [load.phases for load in kept.loads] == [load.phases for load in seen.loads]
     assert kept.state == "ended"
+
+
+def test_a_recording_that_is_replaced_is_not_shown(
+    start: Callable[..., Live], tmp_path: Path
+) -> None:
+    """What --force replaces is there until the recorder has attached."""
+    old = tmp_path / "kept.dmt"
+    _until(start(3, "end", keep=str(old)), lambda seen: seen.state == "ended")
+    waiting = f"import shutil, time; time.sleep(1); shutil.rmtree({str(old)!r})"
+    live = start(1, "end", keep=str(old), script=waiting + _RECORDER)
+    assert live.read().state == "starting"
+    snapshot = _until(live, lambda seen: seen.state == "ended")
+    assert len(snapshot.loads) == 1
+
+
+_COMMANDED = """
+import signal, subprocess, sys
+signal.signal(signal.SIGINT, lambda *_: None)
+code = subprocess.call([sys.executable, "-c", '''
+import signal, sys
+signal.signal(signal.SIGINT, lambda *_: sys.exit(5))
+open(sys.argv[1], "w").close()
+signal.pause()
+''', sys.argv[1] + ".runs"])
+open(sys.argv[1], "w").write("put back")
+print("dmatrace: the command ended", file=sys.stderr)
+sys.exit(code)
+"""
+
+
+def test_a_command_ends_with_the_view(start: Callable[..., Live], marker: Path) -> None:
+    """What a recorder runs, and leaves Ctrl-C to, gets it from the view."""
+    live = start(0, script=_COMMANDED, group=True)
+    for _ in range(6000):
+        if marker.with_name(marker.name + ".runs").exists():
+            break
+        time.sleep(0.01)
+    live.close()
+    assert (live.code, live.said) == (5, ("dmatrace: the command ended",))
+    assert marker.read_text() == "put back"
 
 
 @pytest.mark.parametrize(("code", "kind"), [(1, DmatraceError), (3, CannotHere)])

@@ -12,16 +12,14 @@ from typing import Any
 
 import pytest
 import synthetic
-from views import END, many, pressing, replay, top
+from views import END, RACE, blind, many, pressing, replay, top
 
 from dmatrace.recording import Writer
 from dmatrace.tui.app import Top
 from dmatrace.tui.model import Snapshot
 
 DATA = Path(__file__).parents[1] / "data"
-#: Four strategies, one after the other on one file of 128 MiB.
-RACE = DATA / "race.dmt"
-#: The same without the page-cache ledger and block requests.
+#: RACE without the page-cache ledger and block requests.
 MISSING = DATA / "missing.dmt"
 MIDDLE = 15 * 10**9  # ns: the third load of the race runs
 NARROW, WIDE = (80, 24), (120, 36)
@@ -107,6 +105,14 @@ def test_starting(snap_compare: Any) -> None:
 @pytest.mark.parametrize("keys", [(), ("3",), ("4",), ("5",), ("h",)], ids=list("1345h"))
 def test_missing_hooks(snap_compare: Any, keys: tuple[str, ...]) -> None:
     assert snap_compare(top(MISSING), terminal_size=NARROW, run_before=pressing(*keys))
+
+
+@pytest.mark.parametrize(
+    "keys", [(), ("3",), ("4",), ("5",), ("enter",)], ids=["1", "3", "4", "5", "detail"]
+)
+def test_everything_hidden(snap_compare: Any, tmp_path: Path, keys: tuple[str, ...]) -> None:
+    app = top(blind(tmp_path / "a.dmt", RACE))
+    assert snap_compare(app, terminal_size=NARROW, run_before=pressing(*keys))
 
 
 @pytest.mark.parametrize("keys", [(), ("3",), ("5",)], ids=list("135"))

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import synthetic
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from dmatrace.analysis.hidden import HIDDEN_BY, OF_MEMORY
 from dmatrace.recording import Writer
 from dmatrace.tui.app import Top
 from dmatrace.tui.source import Replay
-from dmatrace.tui.views import Table
+from dmatrace.tui.widgets import Table
 
 #: Six strategies, three rounds, as the guest recorded them.
 REAL = Path(__file__).parents[1] / "data" / "top.dmt"
+#: Four strategies, one after the other on one file of 128 MiB.
+RACE = REAL.with_name("race.dmt")
 END = 1 << 62  # ns behind every recording
 NARROW, WIDE = (80, 24), (120, 36)
 
@@ -108,6 +115,32 @@ def many(path: Path, count: int) -> Path:
         for load_id in range(1, count + 1):
             name = names[load_id % len(names)]
             synthetic.write_load(writer, load_id, name, (load_id - 1) // len(names) + 1)
+    return path
+
+
+def blind(path: Path, source: Path) -> Path:
+    """``source`` as it would be if every hook that hides a figure of the view were missing."""
+    names = {name for found in HIDDEN_BY.values() for name in found}
+    shutil.copytree(source, path)
+    meta = json.loads((path / "meta.json").read_text())
+    for hook in meta["hooks"]:
+        if hook["name"] in names:
+            hook |= {"attached": None, "hides": f"what {hook['name']} tells"}
+    (path / "meta.json").write_text(json.dumps(meta))
+    counters = pq.read_table(path / "counters.parquet")
+    seen = ("copy_", "dio_", "splice_", "shmem_", "pin_", *(f"hits:{name}" for name in names))
+    kept = [not name.startswith(seen) for name in counters["counter"].to_pylist()]
+    pq.write_table(counters.filter(pa.array(kept)), path / "counters.parquet")
+    for table in ("page_cache", "buffers", "requests"):
+        pq.write_table(
+            pq.read_table(path / f"{table}.parquet").slice(0, 0), path / f"{table}.parquet"
+        )
+    loads = pq.read_table(path / "loads.parquet")
+    for place, column in enumerate(loads.column_names):
+        if column in OF_MEMORY:
+            nothing = pa.array([0] * loads.num_rows, loads.schema.field(place).type)
+            loads = loads.set_column(place, column, nothing)
+    pq.write_table(loads, path / "loads.parquet")
     return path
 
 
