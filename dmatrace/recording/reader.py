@@ -129,10 +129,12 @@ class Recording:
         if name not in self._places:
             found: dict[Any, Any] = frame.groupby("load_id").indices
             self._places[name] = {int(key): rows for key, rows in found.items()}
-        frame = frame.iloc[self._places[name].get(load_id, [])]
-        for column, sign, value in where:
+        mine = self._places[name].get(load_id)
+        # Most tables of most loads are empty, and pandas takes a while to say so.
+        frame = frame.iloc[:0] if mine is None else frame.iloc[mine]
+        for column, sign, value in where if len(frame) else ():
             frame = frame[_COMPARE[sign](frame[column], value)]
-        return frame[wanted]
+        return frame[wanted] if columns else frame
 
     def _open_large(self, name: str) -> pq.ParquetFile | None:
         """The table's file, if it is too large to be held and can be read by parts."""
