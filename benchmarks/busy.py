@@ -25,6 +25,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+# Last: in the guest a directory of the host is slow to look into, and -P leaves it out.
+sys.path.append(str(Path(__file__).resolve().parent))
+
+import measured
+
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = ROOT / "build" / "busy"
 _BPFTRACE = """
@@ -127,9 +132,7 @@ def attached(name: str, place: Path, lost: dict[str, int]) -> Iterator[None]:
             time.sleep(0.2)
         yield
     finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-        process.wait()
+        measured.end(process, signal.SIGINT)
     if name != "bpftrace":
         found = re.search(r"(\d+) events were lost", said.read_text())
         lost[name] = lost.get(name, 0) + (int(found[1]) if found else 0)

@@ -33,6 +33,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+# Last: in the guest a directory of the host is slow to look into, and -P leaves it out.
+sys.path.append(str(Path(__file__).resolve().parent))
+
+import measured
+
 OUT = Path(__file__).resolve().parents[1] / "build"
 LEDGER = "page-cache ledger"
 CONTENDERS = (
@@ -337,7 +342,7 @@ def running(commands: list[list[str]], ready: tuple[str, ...]) -> Iterator[None]
                 stderr=open(errors.name, "w"),  # noqa: SIM115
                 env={**os.environ, "PYTHONUNBUFFERED": "1", "BPFTRACE_MAX_PROBES": "4096"},
             )
-            stack.callback(stop, process)
+            stack.callback(measured.end, process, signal.SIGINT)
             processes.append((process, errors))
             said.append(out)
         deadline = time.monotonic() + READY_S
@@ -356,22 +361,9 @@ def running(commands: list[list[str]], ready: tuple[str, ...]) -> Iterator[None]
                 raise Absent(f"{process.args[0]} ended: {Path(errors.name).read_text()[-300:]}")
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a tool as Ctrl-C does, and wait for what it prints then."""
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
 def show(found: dict[str, Any]) -> None:
     """The table."""
-    about = found["machine"]
-    print(
-        f"{found['kernel']}, {about['CPU']}, {about['machine']}, {about['memory']}, {about['disk']}"
-    )
+    print(measured.machine(found))
     print(
         f"cold loads of {found['size'] >> 20} MiB; wall time over that of untraced loads beside,"
         f" {found['rounds']} rounds of {found['loads']}"

@@ -30,6 +30,7 @@ import platform
 import pty
 import random
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -40,6 +41,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
+
+# Last: in the guest a directory of the host is slow to look into, and -P leaves it out.
+sys.path.append(str(Path(__file__).resolve().parent))
+
+import measured
 
 OUT = Path(__file__).resolve().parents[1] / "build"
 COLUMNS, LINES = 120, 40
@@ -317,21 +323,12 @@ def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[byt
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(60)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        measured.end(process, signal.SIGTERM)
 
 
 def show(found: dict[str, Any]) -> None:
     """The table."""
-    about = found["machine"]
-    print(
-        f"{found['kernel']}, {about['CPU']}, {about['machine']}, {about['memory']}, {about['disk']}"
-    )
+    print(measured.machine(found))
     print(
         f"cold loads of {found['size'] >> 20} MiB by {found['strategy']}, {found['rounds']} rounds"
         f" of {found['loads']}; {COLUMNS}x{LINES}, drawn every {found['interval_s']:g} s"
