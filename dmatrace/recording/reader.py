@@ -175,10 +175,9 @@ def _parquet(file: Path) -> pa.Table:
         # ParquetFile, not read_table: that would look for a data set around the file.
         with pq.ParquetFile(str(file)) as opened:
             table = opened.read()
-        # What Parquet calls a string may hold any bytes, and so may a column's name, which
-        # is decoded when it is asked for.
+        # What Parquet calls a string may hold any bytes.
         table.validate(full=True)
-        _names(table.schema)
+        schema.decoded(table.schema)
     except PermissionError as error:
         raise DmatraceError(
             f"cannot read {file}: {_reason(error)}", do="check its permissions"
@@ -186,11 +185,6 @@ def _parquet(file: Path) -> pa.Table:
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(file, error) from error
     return table
-
-
-def _names(found: pa.Schema) -> list[str]:
-    """The columns' names.  Raises UnicodeDecodeError if one is none."""
-    return list(found.names)
 
 
 def _damaged(file: Path, error: Exception) -> DmatraceError:
@@ -293,8 +287,7 @@ def _prefix(file: Path, layout: pa.Schema) -> tuple[pa.Table, bool]:
     found = layout
     try:
         with pa.OSFile(str(file), "rb") as source, pa.ipc.open_stream(source) as stream:
-            _names(stream.schema)
-            found = stream.schema
+            found = schema.decoded(stream.schema)
             for batch in stream:
                 batch.validate(full=True)
                 batches.append(batch)

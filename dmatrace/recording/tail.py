@@ -105,9 +105,7 @@ class Tail:
             try:
                 message = pa.ipc.read_message(source)
                 if message.type == "schema":
-                    found = pa.ipc.read_schema(message)
-                    list(found.names)  # decoded here, where that can fail
-                    self._schemas[table] = found
+                    self._schemas[table] = schema.decoded(pa.ipc.read_schema(message))
                 else:
                     batch = pa.ipc.read_record_batch(message, self._schemas[table])
                     batch.validate(full=True)
@@ -128,7 +126,7 @@ class Tail:
         try:
             with pq.ParquetFile(str(file)) as opened:
                 whole = opened.read()
-            list(whole.schema.names)
+            schema.decoded(whole.schema)
         except FileNotFoundError:
             return []  # a table that this recording does not have
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
