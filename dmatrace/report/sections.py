@@ -26,11 +26,6 @@ _BILL = {
 }
 
 
-def _missing(load: Summary, what: str) -> str:
-    """The hooks that would tell."""
-    return ", ".join(load.hidden[what])
-
-
 def bill(loads: Sequence[Summary], style: Style) -> Iterator[str]:
     """Bytes of page cache, dma-buf, shmem, pinned pages, and copies per byte."""
     yield style.paint(
@@ -85,10 +80,11 @@ def block(loads: Sequence[Summary], style: Style) -> Iterator[str]:
         style.left("block reads", _NAME) + "".join(style.right(*head) for head in heads), "bold"
     )
     for load in loads:
-        line = style.left(load.label, _NAME) + style.right(str(load.block["requests"]), 9)
+        line = style.left(load.label, _NAME)
         if "requests" in load.hidden:
-            yield style.left(load.label, _NAME) + f"  hidden: no {_missing(load, 'requests')}"
+            yield f"{line}  hidden: no {', '.join(load.hidden['requests'])}"
             continue
+        line += style.right(str(load.block["requests"]), 9)
         if not load.block["requests"]:
             yield line + "  nothing was read from a disk"
             continue
