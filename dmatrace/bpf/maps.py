@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
+import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -138,29 +140,44 @@ class Map:
 
 
 class RingBuffer:
-    """The reading end of a ring buffer: records are copied out, and then taken one by one."""
+    """The reading end of a ring buffer: records are copied out, and then taken one by one.
+
+    Only what was written before is taken: libbpf itself goes on for as long as there is
+    more, so a target that writes faster than Python reads would never let it return.
+    """
 
     def __init__(self, fd: int) -> None:
         lib = libbpf.library()
         self._callback = _SAMPLE(self._sample)
         self._records: list[bytes] = []
         self._raised: BaseException | None = None
+        self._until = 0  # the position of the last look's end
         lib.ring_buffer__new.restype = ctypes.c_void_p
         self._ring = ctypes.c_void_p(lib.ring_buffer__new(fd, self._callback, None, None))
         if not self._ring:
             raise OSError(ctypes.get_errno(), "cannot open the ring buffer")
+        # Its first page begins with the reader's position, its second one with the writers'
+        # (ringbuf_map_mmap_kern() and what is around it in kernel/bpf/ringbuf.c).
+        page = mmap.PAGESIZE
+        self._read, self._written = (
+            mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ, offset=at) for at in (0, page)
+        )
 
     def _sample(self, _context: Any, data: int, size: int) -> int:
         while True:
             # Python would print what is raised here, and go on: an interrupt would be
             # forgotten, and the record it interrupted lost.
             try:
+                if not self._records:
+                    self._until = _position(self._written)
                 record = ctypes.string_at(data, size)
+                # The reader's position is this record's until we return.
+                after = _position(self._read) + (size + _HEADER + 7 & ~7)
                 break
             except BaseException as error:
                 self._raised = error
         self._records.append(record)
-        return 0
+        return 0 if after < self._until else -errno.EAGAIN
 
     def poll(self, timeout_ms: int) -> list[bytes]:
         """The records that are there, waiting up to ``timeout_ms`` for a first one."""
@@ -184,6 +201,14 @@ class RingBuffer:
         if self._ring:
             libbpf.library().ring_buffer__free(self._ring)
             self._ring = ctypes.c_void_p()
+            self._read.close()
+            self._written.close()
 
 
+def _position(page: mmap.mmap) -> int:
+    (position,) = struct.unpack_from("@Q", page)
+    return int(position)
+
+
+_HEADER = 8  # BPF_RINGBUF_HDR_SZ; a record with its header is a multiple of 8 bytes
 _SAMPLE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+import struct
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -96,6 +99,7 @@ def test_an_interrupt_while_records_are_taken_loses_none() -> None:
     """It is raised when they are all there, and they are there after it."""
     ring = RingBuffer.__new__(RingBuffer)
     ring._records, ring._raised = [], None
+    ring._read = ring._written = mmap.mmap(-1, mmap.PAGESIZE)
     data = ctypes.create_string_buffer(b"record")
 
     real, calls = ctypes.string_at, iter([KeyboardInterrupt, None, None])
@@ -109,7 +113,81 @@ def test_an_interrupt_while_records_are_taken_loses_none() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ctypes, "string_at", string_at)
         for _ in range(2):
-            assert ring._sample(None, ctypes.addressof(data), 6) == 0
+            ring._sample(None, ctypes.addressof(data), 6)
     with pytest.raises(KeyboardInterrupt):
         ring._taken()
     assert ring._taken() == [b"record", b"record"]
+
+
+class _RunOptions(ctypes.Structure):
+    """struct bpf_test_run_opts."""
+
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("data", ctypes.c_void_p * 2),
+        ("data_size", ctypes.c_uint32 * 2),
+        ("ctx", ctypes.c_void_p * 2),
+        ("rest", ctypes.c_uint32 * 8),
+    )
+
+
+@pytest.fixture
+def written() -> Iterator[tuple[RingBuffer, Callable[[], None]]]:
+    """A ring buffer, and what writes one record of 8 bytes to it."""
+    table = made(RINGBUF, 0, 0, 4 * mmap.PAGESIZE)
+    fields = struct.Struct("<BBhi")
+    program = b"".join(
+        fields.pack(*each)
+        for each in (
+            (0x7A, 0x0A, -8, 7),  # *(u64 *)(r10 - 8) = 7
+            (0xBF, 0xA2, 0, 0),  # r2 = r10
+            (0x07, 0x02, 0, -8),  # r2 += -8
+            (0x18, 0x11, 0, table.fd),  # r1 = the map
+            (0x00, 0x00, 0, 0),
+            (0xB7, 0x03, 0, 8),  # r3 = 8
+            (0xB7, 0x04, 0, 0),  # r4 = 0
+            (0x85, 0x00, 0, 130),  # call bpf_ringbuf_output
+            (0xB7, 0x00, 0, 0),
+            (0x95, 0x00, 0, 0),
+        )
+    )
+    try:
+        fd = libbpf.load("write", libbpf.PROG_TYPE_RAW_TRACEPOINT, program)
+    except (OSError, CannotHere) as error:
+        pytest.skip(f"kernel lacks: {error}")
+
+    def write() -> None:
+        options = _RunOptions(sz=ctypes.sizeof(_RunOptions))
+        libbpf.checked(libbpf.library().bpf_prog_test_run_opts(fd, ctypes.byref(options)), "run")
+
+    ring = RingBuffer(table.fd)
+    yield ring, write
+    ring.close()
+    os.close(fd)
+    table.close()
+
+
+@pytest.mark.parametrize("take", ["poll", "consume"])
+def test_what_is_written_meanwhile_is_for_the_next_look(
+    written: tuple[RingBuffer, Callable[[], None]], monkeypatch: pytest.MonkeyPatch, take: str
+) -> None:
+    """A writer that is as fast as the reader does not keep it, over the buffer's end too."""
+    ring, write = written
+
+    def look() -> list[bytes]:
+        return ring.poll(0) if take == "poll" else ring.consume()
+
+    for _ in range(3):
+        write()
+    real = ctypes.string_at
+
+    def string_at(address: int, size: int) -> bytes:
+        write()
+        return real(address, size)
+
+    monkeypatch.setattr(ctypes, "string_at", string_at)
+    for _ in range(1000):
+        assert look() == [struct.pack("@Q", 7)] * 3
+    monkeypatch.undo()
+    assert look() == [struct.pack("@Q", 7)] * 3
+    assert look() == []
