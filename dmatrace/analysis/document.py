@@ -89,6 +89,21 @@ def document(recording: Recording) -> dict[str, Any]:
     }
 
 
+def figured(recording: Recording) -> dict[str, Any]:
+    """What loads are compared by (comparison/loads.py) of ``recording``.
+
+    Of the document its ``kernel``, ``machine``, ``device`` and ``loads``, and of a load all
+    but what explains its figures: ``direct``, ``critical``, ``files``, ``steps``,
+    ``module``, ``inventory``, ``samples`` and ``findings`` are not there.  Raises as
+    document() does, for the tables that it reads.
+    """
+    names = ("kernel", "machine", "device")
+    return {
+        **{name: str(recording.meta.get(name) or "") for name in names},
+        "loads": _loads(recording, explained=False),
+    }
+
+
 # Tables that every load has its part of.
 _PER_LOAD = ("intervals", "waits", "file_reads")
 #: Tables of the memory ledger that have a load_id.
@@ -111,7 +126,7 @@ def _self_cost(found: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _loads(recording: Recording) -> list[dict[str, Any]]:
+def _loads(recording: Recording, *, explained: bool = True) -> list[dict[str, Any]]:
     snapshots = recording.table("snapshots")
     found = [span for span in time.spans(snapshots) if span.first.load_id > 0]
     phases = time.cells(found, snapshots, "phase", time.CELLS)
@@ -120,9 +135,8 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
     comms = _comms(recording.table("threads"))
     for name in ("requests", *_PER_LOAD, *_SAMPLED, "samples"):
         recording.part(name, 0)  # torn or damaged is to be said, whether or not there are loads
-    dmabufs = inventory.by_load(recording.table("inventory"))
+    dmabufs = inventory.by_load(recording.table("inventory")) if explained else {}
     windows = time.own_windows(recording.table("threads"))
-    devices = recording.meta.get("devices") or []
     divided = recording.meta.get("detail") == "sampled"
     delayed = delays.by_thread(
         recording.table("delays"), recording.meta.get("delay_kinds") or delays.KINDS
@@ -162,23 +176,19 @@ def _loads(recording: Recording) -> list[dict[str, Any]]:
         stacks = recording.part("samples", load_id)
         if divided:
             _divide(threads, samples.tallies(mine, stacks))
-        result.append(
-            _load(
-                recording,
-                rows[load_id],
-                bill,
-                threads,
-                counters,
-                {name: recording.part(name, load_id) for name in _PER_LOAD},
-                mine,
-                windows.get(load_id, {}),
-                devices,
-                partial=not all(span.whole for span in mine),
-                held=inventory.held(dmabufs.get(load_id, []), str(rows[load_id]["inventory"])),
+        parts = {name: recording.part(name, load_id) for name in _PER_LOAD}
+        row = rows[load_id]
+        load, times = _load(recording, row, bill, threads, counters, parts["intervals"])
+        load["partial"] |= not all(span.whole for span in mine)
+        if explained:
+            load |= _explained(recording, row, load, counters, parts)
+            load["critical"] = critical.of_load(
+                threads, mine, parts, times, windows.get(load_id, {})
             )
-        )
-        if recording.meta.get("sample_hz"):
-            result[-1]["samples"] = samples.functions(mine, stacks)
+            load["inventory"] = inventory.held(dmabufs.get(load_id, []), str(row["inventory"]))
+            if recording.meta.get("sample_hz"):
+                load["samples"] = samples.functions(mine, stacks)
+        result.append(load)
     return result
 
 
@@ -195,26 +205,18 @@ def _load(
     bill: dict[str, Any],
     threads: list[dict[str, object]],
     counters: Mapping[str, int],
-    tables: Mapping[str, pd.DataFrame],
-    spans: Sequence[time.Span],
-    windows: Mapping[int, Sequence[overlap.Interval]],
-    devices: Sequence[Mapping[str, Any]],
-    *,
-    partial: bool,
-    held: dict[str, Any] | None,
-) -> dict[str, Any]:
-    intervals = tables["intervals"]
-    strategy = str(row["strategy"])
-    load_id = int(row["load_id"])
-    done = block.columns(_reads(recording, load_id, block.COLUMNS))
+    intervals: pd.DataFrame,
+) -> tuple[dict[str, Any], block.Times]:
+    """What a load is and costs, and when the device read for it."""
+    done = block.columns(_reads(recording, int(row["load_id"]), block.COLUMNS))
+    devices = recording.meta.get("devices") or []
     blocks, times = block.block(done, counters.get("bio_read_bytes", 0), devices)
     del done  # the largest; a load of ten million requests has to fit
     allocating = intervals[intervals["phase"].isin(overlap.ALLOCATING)]
     unknown = hidden(recording.meta.get("hooks") or [])
-    seen = {**bill, "page_cache_added": None} if "cached" in unknown else bill
     return {
-        "load_id": load_id,
-        "strategy": strategy,
+        "load_id": int(row["load_id"]),
+        "strategy": str(row["strategy"]),
         "round": int(row["round"]),
         "file": str(row["file"]),
         "bytes": int(row["bytes"]),
@@ -223,19 +225,35 @@ def _load(
         "failed": str(row["failed"]),
         "refused": str(row["refused"]),
         **{name: row[name] for name in ("pid", "comm", "command", "ended") if row["pid"]},
-        "partial": partial or (not row["end_ns"] and not row["failed"]),
+        "partial": not row["end_ns"] and not row["failed"],
         **{name: int(row[name]) for name in ("create_ns", "io_ns", "close_ns", "wall_ns")},
         "threads": threads,
         "memory": bill,
         "copies": copies(counters, int(row["bytes"]), known="copies" not in unknown),
         "block": blocks,
-        "direct": direct(counters, strategy, str(row["refused"]), seen, int(row["bytes"])),
         "overlap": overlap.overlapping(
             sweep.intervals(allocating["start_ns"].to_numpy(), allocating["end_ns"].to_numpy()),
             times.reading,
         ),
-        "critical": critical.of_load(threads, spans, tables, times, windows),
-        "files": files.files(tables["file_reads"], _reads(recording, load_id, files.COLUMNS), row),
+        "stack": {name: counters.get(name, 0) for name in ("lost_exits", "overflows")},
+        "hidden": {what: list(names) for what, names in unknown.items()},
+    }, times
+
+
+def _explained(
+    recording: Recording,
+    row: Mapping[str, Any],
+    load: Mapping[str, Any],
+    counters: Mapping[str, int],
+    parts: Mapping[str, pd.DataFrame],
+) -> dict[str, Any]:
+    """What says why a load costs what it does."""
+    bill, intervals = load["memory"], parts["intervals"]
+    seen = {**bill, "page_cache_added": None} if "cached" in load["hidden"] else bill
+    reads = _reads(recording, load["load_id"], files.COLUMNS)
+    return {
+        "direct": direct(counters, load["strategy"], load["refused"], seen, load["bytes"]),
+        "files": files.files(parts["file_reads"], reads, row),
         "steps": steps(
             zip(
                 *(intervals[name].tolist() for name in ("hook", "start_ns", "end_ns")),
@@ -243,9 +261,6 @@ def _load(
             )
         ),
         "module": _module(str(row["module"])),
-        "inventory": held,
-        "stack": {name: counters.get(name, 0) for name in ("lost_exits", "overflows")},
-        "hidden": {what: list(names) for what, names in unknown.items()},
     }
 
 

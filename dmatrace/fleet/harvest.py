@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dmatrace.analysis.comparison.loads import groups, loads
 from dmatrace.analysis.comparison.measures import known
-from dmatrace.analysis.document import document
+from dmatrace.analysis.document import figured
 from dmatrace.errors import DmatraceError
 from dmatrace.recording.reader import Recording
 
@@ -43,7 +43,7 @@ def frame(paths: Iterable[str]) -> pd.DataFrame:
 def rows(path: str) -> list[dict[str, Any]]:
     """One recording's rows; a single one with ``error`` if it cannot be read."""
     try:
-        found = document(Recording.open(path))
+        found = figured(Recording.open(path))
         result = [
             {
                 "recording": path,
