@@ -179,11 +179,6 @@ class RingBuffer:
         self._records.append(record)
         return 0 if after < self._until else -errno.EAGAIN
 
-    def poll(self, timeout_ms: int) -> list[bytes]:
-        """The records that are there, waiting up to ``timeout_ms`` for a first one."""
-        libbpf.library().ring_buffer__poll(self._ring, timeout_ms)
-        return self._taken()
-
     def consume(self) -> list[bytes]:
         """The records that are there."""
         libbpf.library().ring_buffer__consume(self._ring)

@@ -1,6 +1,6 @@
 """The tracer: follows processes and turns kernel records into table rows.
 
-Usage: ``start()``, ``follow(pid)``, ``poll()`` now and then, ``close()``.
+Usage: ``start()``, ``follow(pid)``, ``drain()`` now and then, ``close()``.
 Rows accumulate in ``rows[table]`` until ``take()``; all times are
 CLOCK_MONOTONIC ns, all amounts bytes.
 """
@@ -12,6 +12,7 @@ import ctypes
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ from dmatrace.session.ways import call_row
 
 Row = dict[str, Any]
 
+_FETCH = 64  # records
 _OPS = {0: "read", 1: "write"}  # include/linux/blk_types.h, enum req_op
 
 
@@ -56,6 +58,7 @@ class Tracer:
         self.devices: set[int] = set()
         self.detail = detail
         self._samples: list[tuple[int, bytes]] = []
+        self._pending: deque[bytes] = deque()
         self.program = Program(
             mode, without, follow_fork=follow_fork, newcomers=newcomers, detail=detail
         )
@@ -122,15 +125,17 @@ class Tracer:
             self._snapshot(thread, "poll", thread.last)
         return stats
 
-    def poll(self, timeout_ms: int = 0) -> None:
-        """Take what the ring buffer holds."""
-        for record in self.program.events.poll(timeout_ms):
-            self._record(record)
-
     def drain(self) -> None:
-        """Take everything that was written before this call."""
-        for record in self.program.events.consume():
-            self._record(record)
+        """Make rows of everything that was written before this call.
+
+        What is written meanwhile is fetched in between, for the next call: to understand a
+        record takes ten times as long as to copy it, and the ring must not fill up.
+        """
+        self._pending += self.program.events.consume()
+        for number in range(len(self._pending)):
+            if not number % _FETCH:
+                self._pending += self.program.events.consume()
+            self._record(self._pending.popleft())
 
     def take(self, *, samples: bool = True) -> dict[str, list[Row]]:
         """The rows so far; the caller owns them now.

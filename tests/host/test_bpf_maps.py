@@ -89,7 +89,7 @@ def test_too_much_is_an_error_with_the_name() -> None:
 def test_an_empty_ring_buffer() -> None:
     table = made(RINGBUF, 0, 0, os.sysconf("SC_PAGE_SIZE"))
     ring = RingBuffer(table.fd)
-    assert ring.poll(0) == ring.consume() == []
+    assert ring.consume() == []
     ring.close()
     ring.close()
     table.close()
@@ -167,15 +167,11 @@ def written() -> Iterator[tuple[RingBuffer, Callable[[], None]]]:
     table.close()
 
 
-@pytest.mark.parametrize("take", ["poll", "consume"])
 def test_what_is_written_meanwhile_is_for_the_next_look(
-    written: tuple[RingBuffer, Callable[[], None]], monkeypatch: pytest.MonkeyPatch, take: str
+    written: tuple[RingBuffer, Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A writer that is as fast as the reader does not keep it, over the buffer's end too."""
     ring, write = written
-
-    def look() -> list[bytes]:
-        return ring.poll(0) if take == "poll" else ring.consume()
 
     for _ in range(3):
         write()
@@ -187,7 +183,7 @@ def test_what_is_written_meanwhile_is_for_the_next_look(
 
     monkeypatch.setattr(ctypes, "string_at", string_at)
     for _ in range(1000):
-        assert look() == [struct.pack("@Q", 7)] * 3
+        assert ring.consume() == [struct.pack("@Q", 7)] * 3
     monkeypatch.undo()
-    assert look() == [struct.pack("@Q", 7)] * 3
-    assert look() == []
+    assert ring.consume() == [struct.pack("@Q", 7)] * 3
+    assert ring.consume() == []
