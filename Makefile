@@ -118,8 +118,8 @@ bench-top: image ## what the live view costs, beside a recording without one, in
 bench-backends: image ## how far fentry and kprobe agree, in the guest
 	$(BIN)/python benchmarks/backends.py
 
-bench-fleet: setup ## 10,000 recordings analysed here and by one and two Dask workers
-	$(BIN)/python benchmarks/fleet.py
+bench-fleet: setup ## 10,000 recordings made of a real one, analysed here and by one and two Dask workers
+	$(BIN)/python benchmarks/fleet.py --from tests/data/six.dmt --loads 2
 
 bench-report: setup ## report on 10 million requests, beside plain pandas and DuckDB
 	$(BIN)/python benchmarks/report_size.py

@@ -7,14 +7,26 @@
  *
  * A file enters the ledger with the first folio that a traced thread adds;
  * from then on every addition and removal counts, whoever does it.
+ *
+ * Folios of hugetlb are not the page cache (session/hugetlb.py).
  */
+BPF_HASH(huge_devs, u32, u32, HUGE_DEVS_MAX);
+
+static __always_inline int is_huge(u32 dev)
+{
+	return huge_devs.lookup(&dev) != 0;
+}
+
 TRACEPOINT_PROBE(filemap, mm_filemap_add_to_page_cache)
 {
 	struct file_key key = { .ino = args->i_ino, .dev = args->s_dev };
 	u64 bytes = PAGE_BYTES << args->order, start;
 	struct thread *t = current_thread();
-	struct file_pages *f = ledger_of(&key, t);
+	struct file_pages *f;
 
+	if (args->order && is_huge(args->s_dev))
+		return 0;
+	f = ledger_of(&key, t);
 	if (!f)
 		return 0;
 	add_bytes(f, bytes);
@@ -39,6 +51,8 @@ TRACEPOINT_PROBE(filemap, mm_filemap_delete_from_page_cache)
 	struct file_pages *f = files.lookup(&key);
 	u32 how = removal();
 
+	if (args->order && is_huge(args->s_dev))
+		return 0;
 	if (t)
 		t->counters[COUNT_CACHE_REMOVED] += bytes;
 	if (!f) {

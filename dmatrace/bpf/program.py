@@ -24,6 +24,7 @@ from dmatrace.bpf.hooks import BIO_RELEASE, DIO_COMPLETE, DIO_TAP, HOOKS
 from dmatrace.bpf.hooks_ledger import HEAP, REMOVERS
 from dmatrace.bpf.hooks_newcomers import NEWCOMERS
 from dmatrace.bpf.maps import Map, RingBuffer
+from dmatrace.bpf.preemption import preempts
 from dmatrace.bpf.resolve import (
     Attachment,
     check_names,
@@ -53,6 +54,13 @@ _RAW = {
     "direct.c": ("iomap_dio_complete",),
     "dmabuf.c": ("dma_buf_export",),
     "block.c": ("block_bio_queue", "block_split", "block_rq_issue", "block_rq_complete"),
+}
+# What stands for them where the kernel preempts itself.
+_UNPREEMPTED = {
+    "sys_enter": "raw_syscalls:sys_enter",
+    "sys_exit": "raw_syscalls:sys_exit",
+    "sched_process_exec": "sched:sched_process_exec",
+    "sched_process_exit": "sched:sched_process_exit",
 }
 _CLASSIC = {
     "pagecache.c": (
@@ -153,9 +161,10 @@ class Program:
         ]
         flags = [f"-D{k}={v}" for k, v in constants(btf, follow_fork=follow_fork).items()]
         flags += [f"-DWITH_{b.upper()}" for b in ("fentry", "kprobe") if mode in ("auto", b)]
+        flags += ["-DPREEMPTS"] if preempts() else []
         # Headers of 7.x, which bcc itself includes, use Microsoft's anonymous members.
         flags += ["-fms-extensions", "-Wno-everything"]
-        formats = [_event(e) / "format" for t in present for e in _CLASSIC.get(t.source, ())]
+        formats = [_event(e) / "format" for tap in present for e in _events(tap) if ":" in e]
         #: ``warm``: the program was compiled before, and kept.
         text = source(present, sampled=detail.hz > 0, newcomers=newcomers)
         self._compiled, self.warm = cache.compiled(text, flags, formats, self.messages)
@@ -189,7 +198,7 @@ class Program:
         for item in ways:
             try:
                 self._attach(item)
-            except OSError as error:
+            except (OSError, CannotHere) as error:
                 refusals.append(f"{item.backend} {item.function}: {error}")
                 continue
             return item
@@ -270,7 +279,7 @@ class Program:
 
     def _attach_taps(self, present: Collection[Tap]) -> None:
         for tap in present:
-            for event in (*_RAW.get(tap.source, ()), *_CLASSIC.get(tap.source, ())):
+            for event in _events(tap):
                 try:
                     attach = self._tracepoint(event)
                     self._links += attach()
@@ -370,6 +379,14 @@ class Program:
                         f"struct {name}: {theirs} bytes in C, {ctypes.sizeof(mine)} in Python",
                         do="this is a bug: dmatrace.h and layout.py must agree",
                     )
+
+
+def _events(tap: Tap) -> list[str]:
+    """The tracepoints of its C file: raw, or "system:name" of those with tracefs's fields."""
+    raw = _RAW.get(tap.source, ())
+    if preempts():
+        raw = tuple(_UNPREEMPTED.get(event, event) for event in raw)
+    return [*raw, *_CLASSIC.get(tap.source, ())]
 
 
 def _online() -> list[int]:

@@ -16,10 +16,21 @@ from dmatrace.bpf.btf import function_btf, has_module
 from dmatrace.bpf.hook import Hook, Tap
 from dmatrace.bpf.hooks import HOOKS, TAPS
 from dmatrace.bpf.hooks_ledger import HEAP, REMOVERS
+from dmatrace.bpf.preemption import preempts
 from dmatrace.errors import CannotHere, UsageError
 
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
-BACKENDS = {"auto": ("fentry", "kprobe"), "fentry": ("fentry",), "kprobe": ("kprobe",)}
+_ONLY = {"fentry": ("fentry",), "kprobe": ("kprobe",)}
+
+
+def backends(mode: str) -> tuple[str, ...]:
+    """How hooks may be attached by ``--hooks``, best first: fentry costs less.
+
+    A kprobe is right where the kernel preempts itself, too (preemption.py).
+    """
+    if mode in _ONLY:
+        return _ONLY[mode]
+    return ("kprobe", "fentry") if preempts() else ("fentry", "kprobe")
 
 
 def tracefs() -> str:
@@ -127,7 +138,7 @@ def exists(hook: Hook) -> bool:
 def options(
     hook: Hook, number: int, mode: str, missing: Collection[str], lookup: Lookup = function_btf
 ) -> list[Attachment]:
-    """Every way to attach a hook here, best first: newest name, fentry before kprobe.
+    """Every way to attach a hook here, best first: newest name, then as backends() says.
 
     ``missing`` are the optional members that this kernel's structures lack.
     """
@@ -137,7 +148,7 @@ def options(
     for function in hook.candidates:
         if function not in traceable_functions():
             continue
-        for backend in BACKENDS[mode]:
+        for backend in backends(mode):
             place = lookup(hook, function) if backend == "fentry" else (0, 0)
             if place is not None:
                 found.append(Attachment(hook, number, function, backend, *place))

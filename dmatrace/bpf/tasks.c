@@ -2,17 +2,15 @@
 /*
  * The outermost transitions: system calls, the scheduler, a thread's birth
  * and end.  Raw tracepoints, because their cost is paid by every task of the
- * machine: one map lookup for a thread that is not ours.
+ * machine: one map lookup for a thread that is not ours.  Where the kernel
+ * preempts itself they are perf's, as far as perf says enough, because
+ * these run with preemption off (preemption.py).
  */
-RAW_TRACEPOINT_PROBE(sys_enter)
+static __always_inline void call_enters(struct thread *t, u64 regs, u64 number)
 {
-	struct thread *t = current_thread();
-	u64 now, regs, kind;
+	u64 now = bpf_ktime_get_ns(), kind;
 	u32 depth;
 
-	if (!t)
-		return 0;
-	now = bpf_ktime_get_ns();
 	charge(t, now);
 	t->mode = MODE_CPU;
 	depth = t->depth;
@@ -29,27 +27,21 @@ RAW_TRACEPOINT_PROBE(sys_enter)
 	t->hits[HOOK_SYSCALL] += 1;
 	set_phase(t, PHASE_SYSCALL);
 
-	regs = ctx->args[0];
-	call_begins(t, ctx->args[1], regs);
+	call_begins(t, number, regs);
 
 	/* A loader marks its windows with an option prctl(2) does not know. */
-	if (ctx->args[1] != NR_PRCTL)
-		return 0;
+	if (number != NR_PRCTL)
+		return;
 	if (load64(regs + OFF_ARG0) != MARKER)
-		return 0;
+		return;
 	kind = load64(regs + OFF_ARG1);
 	bpf_get_current_comm(t->comm, sizeof(t->comm));
 	end_runs(t);
 	snapshot(t, kind, load64(regs + OFF_ARG2), load64(regs + OFF_ARG3), now);
-	return 0;
 }
 
-RAW_TRACEPOINT_PROBE(sys_exit)
+static __always_inline void call_leaves(struct thread *t, u64 regs, s64 returned)
 {
-	struct thread *t = current_thread();
-
-	if (!t)
-		return 0;
 	if (t->late == LATE_ALL)
 		settle(t);
 	charge(t, bpf_ktime_get_ns());
@@ -60,8 +52,7 @@ RAW_TRACEPOINT_PROBE(sys_exit)
 	t->late = LATE_NOT;
 	t->over = 0;
 	unwind(t, 0);
-	call_ends(t, ctx->args[0], ctx->args[1]);
-	return 0;
+	call_ends(t, regs, returned);
 }
 
 /* (preempt, prev, next, prev_state); prev_state since commit 9c2136be0878
@@ -160,13 +151,12 @@ static __always_inline void note_schedstat(struct thread *t)
 }
 
 /*
- * (task, its tid before, bprm): a thread that is not the process's first takes
- * the first one's number, whose own thread has ended by then (de_thread() in
- * fs/exec.c).  It goes on under its new number.
+ * A thread that is not the process's first takes the first one's number, whose own
+ * thread has ended by then (de_thread() in fs/exec.c).  It goes on under its new number.
  */
-RAW_TRACEPOINT_PROBE(sched_process_exec)
+static __always_inline int execs(u32 before)
 {
-	u32 tid = bpf_get_current_pid_tgid(), before = ctx->args[1];
+	u32 tid = bpf_get_current_pid_tgid();
 	struct thread *t = threads.lookup(&before), *n;
 	u64 now = bpf_ktime_get_ns();
 
@@ -194,7 +184,7 @@ RAW_TRACEPOINT_PROBE(sched_process_exec)
 	return 0;
 }
 
-RAW_TRACEPOINT_PROBE(sched_process_exit)
+static __always_inline int exits(void)
 {
 	u32 tid = bpf_get_current_pid_tgid();
 	struct thread *t = threads.lookup(&tid);
@@ -213,3 +203,62 @@ RAW_TRACEPOINT_PROBE(sched_process_exit)
 	threads.delete(&tid);
 	return 0;
 }
+
+#ifdef PREEMPTS
+TRACEPOINT_PROBE(raw_syscalls, sys_enter)
+{
+	struct thread *t = current_thread();
+
+	if (t)
+		call_enters(t, task_registers(current_task_btf()), args->id);
+	return 0;
+}
+
+TRACEPOINT_PROBE(raw_syscalls, sys_exit)
+{
+	struct thread *t = current_thread();
+
+	if (t)
+		call_leaves(t, task_registers(current_task_btf()), args->ret);
+	return 0;
+}
+
+TRACEPOINT_PROBE(sched, sched_process_exec)
+{
+	return execs(args->old_pid);
+}
+
+TRACEPOINT_PROBE(sched, sched_process_exit)
+{
+	return exits();
+}
+#else
+RAW_TRACEPOINT_PROBE(sys_enter)
+{
+	struct thread *t = current_thread();
+
+	if (t)
+		call_enters(t, ctx->args[0], ctx->args[1]);
+	return 0;
+}
+
+RAW_TRACEPOINT_PROBE(sys_exit)
+{
+	struct thread *t = current_thread();
+
+	if (t)
+		call_leaves(t, ctx->args[0], ctx->args[1]);
+	return 0;
+}
+
+/* (task, its tid before, bprm) */
+RAW_TRACEPOINT_PROBE(sched_process_exec)
+{
+	return execs(ctx->args[1]);
+}
+
+RAW_TRACEPOINT_PROBE(sched_process_exit)
+{
+	return exits();
+}
+#endif

@@ -22,6 +22,7 @@ from dmatrace.bpf.program import Program
 from dmatrace.bpf.stacks import Decoder, owners
 from dmatrace.detail import EXACT, Detail
 from dmatrace.phases import PHASES
+from dmatrace.session import hugetlb
 from dmatrace.session.changes import BpfStats
 from dmatrace.session.follow import first_sight
 from dmatrace.session.schedstat import SchedStat, schedstat
@@ -65,6 +66,9 @@ class Tracer:
         try:
             self.program.check_layout()
             self._tables = self.program.tables
+            huge = self._tables.get("huge_devs")
+            for dev in hugetlb.devices() if huge is not None else ():
+                huge[dev] = 1
             known = owners(self.hooks, without)
             exact = detail.level == "exact"
             self._decoder = Decoder(symbols.symbol, known, exact=exact)

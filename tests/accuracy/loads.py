@@ -68,9 +68,9 @@ def _watched(lab: Lab, chosen: Sequence[str], *, module: bool, rounds: int = 1) 
     text = oracle.script(lab, module=module, workers="udmabuf-uring-dio" in chosen)
     names = ",".join(chosen)
     if module:
-        return watch(lab, _MODEL, "fentry", names, rounds, text)
-    options = ("--strategy", names, "--rounds", str(rounds), "--hooks", "fentry")
-    return beside(lab, _MODEL, f"fentry-{rounds}", text, *options)
+        return watch(lab, _MODEL, "auto", names, rounds, text)
+    options = ("--strategy", names, "--rounds", str(rounds))
+    return beside(lab, _MODEL, f"auto-{rounds}", text, *options)
 
 
 def _name(load: Load) -> str:
@@ -106,7 +106,8 @@ def _spliced(load: Load) -> int:
 _BY_BPFTRACE: tuple[tuple[str, tuple[str, ...], Callable[[Load], int]], ...] = (
     ("direct.direct_bytes", ("@direct",), lambda load: load["direct"]["direct_bytes"]),
     ("copies.paths page cache -> user", ("@copied",), _path("page cache -> user")),
-    ("copies.paths pipe -> shmem", ("@spliced_out",), _path("pipe -> shmem")),
+    ("copies.paths pipe -> shmem and pipe -> dma-buf", ("@spliced_out",),
+     lambda load: _path("pipe -> shmem")(load) + _path("pipe -> dma-buf")(load)),
     ("copies.cpu_bytes", ("@copied", "@written", "@streamed"),
      lambda load: load["copies"]["cpu_bytes"]),
     ("files.spliced_bytes", ("@spliced", "@spliced_pages"), _spliced),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from dmatrace.analysis import law
 from dmatrace.bpf.hooks import DIO_TAP, DMABUF_TAP, HOOKS, TAPS
 from dmatrace_loaders.table import strategies
-from tests.guest.lab import ATTACHED, Lab
+from tests.guest.lab import ATTACHED, Lab, report
 
 SIZE = 8 << 20
 # The first four want nothing of the kernel but memfds.
@@ -77,6 +78,26 @@ def test_what_can_run_is_recorded_and_the_rest_says_why(lab: Lab, recorded: dict
 )
 def test_law(recorded: dict[str, Any], holds: Any) -> None:
     assert holds(recorded) == []
+
+
+def test_threads_that_preempt_each_other_are_counted(lab: Lab) -> None:
+    """Eight, on two CPUs: where one is preempted in a BPF program others must not be missed."""
+    program, out = lab.shared / "busy", lab.shared / "busy.dmt"
+    source = Path(__file__).with_name("busy.c")
+    command = ["gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread", "-o", str(program)]
+    subprocess.run([*command, str(source)], check=True)
+    lab.must("head -c 16M /dev/urandom >/data/busy && cat /data/busy >/dev/null")
+    said = lab.must(f"dmatrace record -q -o {out} -- {program} /data/busy 8 512 4096")
+    size = int(said.split()[1])
+    document = report(out)
+    (load,) = document["loads"]
+    assert size == 16 << 20
+    # exec(2) reads the program's head.
+    assert 0 <= load["bytes"] - size < 64 << 10
+    assert 0 <= load["copies"]["cpu_bytes"] - size < 64 << 10
+    assert load["stack"] == {"lost_exits": 0, "overflows": 0}
+    assert len(load["threads"]) == 9
+    assert law.closure(document) == []
 
 
 def test_hooks_are_where_tracefs_has_their_functions(lab: Lab, recorded: dict[str, Any]) -> None:

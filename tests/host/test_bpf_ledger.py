@@ -52,8 +52,8 @@ class Kernel:
         self._kept.append(found)
         return ctypes.addressof(found)
 
-    def _event(self, name: str, index: int, order: int, ino: int) -> None:
-        event = _Event(ino, DEV, index, order)
+    def _event(self, name: str, index: int, order: int, ino: int, dev: int = DEV) -> None:
+        event = _Event(ino, dev, index, order)
         assert getattr(self.machine.lib, name)(ctypes.byref(event)) == 0
 
     def add(self, index: int = 0, order: int = 0, ino: int = INO) -> None:
@@ -104,6 +104,19 @@ class Kernel:
 
 def _by(found: layout.FilePages) -> dict[str, int]:
     return {name: found.by[n] for n, name in enumerate(layout.REMOVALS) if found.by[n]}
+
+
+def test_folios_of_hugetlb_are_not_the_page_cache() -> None:
+    """Not even where another file system has as large ones."""
+    kernel = Kernel()
+    huge = DEV + 1
+    assert kernel.machine.lib.host_huge(huge) == 0
+    for name in ("mm_filemap_add_to_page_cache", "mm_filemap_delete_from_page_cache"):
+        kernel._event(name, 0, 9, INO, huge)
+    assert kernel.machine.file(INO, huge) is None
+    assert (kernel.counter("cache_added_bytes"), kernel.counter("cache_removed_bytes")) == (0, 0)
+    kernel.add(0, 9)
+    assert kernel.counter("cache_added_bytes") == 512 * PAGE
 
 
 @pytest.mark.parametrize("backend", ["fentry", "kprobe"])

@@ -442,6 +442,7 @@ def test_a_hook_without_its_members_is_not_attached(monkeypatch: pytest.MonkeyPa
     from dmatrace.bpf import resolve
 
     monkeypatch.setattr(resolve, "traceable_functions", lambda: frozenset({"a", "b"}))
+    monkeypatch.setattr(resolve, "preempts", lambda: False)
     hook = _row(members=("io_wq_task",))
 
     def nowhere(_hook: Hook, name: str) -> tuple[int, int] | None:
@@ -452,6 +453,12 @@ def test_a_hook_without_its_members_is_not_attached(monkeypatch: pytest.MonkeyPa
     assert [(item.function, item.backend, item.btf_id, item.btf_fd) for item in found] == [
         ("a", "kprobe", 0, 0), ("b", "fentry", 7, 3), ("b", "kprobe", 0, 0),
     ]  # fmt: skip
+    # fentry programs are preempted with the kernel, and kprobes are not.
+    monkeypatch.setattr(resolve, "preempts", lambda: True)
+    found = resolve.options(hook, 1, "auto", set(), nowhere)
+    assert [item.backend for item in found] == ["kprobe", "kprobe", "fentry"]
+    found = resolve.options(hook, 1, "fentry", set(), nowhere)
+    assert [item.backend for item in found] == ["fentry"]
 
 
 def test_every_hook_has_a_program_and_says_what_it_hides() -> None:

@@ -13,6 +13,7 @@ import pytest
 from dmatrace.bpf import resolve
 from dmatrace.bpf.hook import Hook
 from dmatrace.bpf.hooks import DIO_TAP, DMABUF_TAP, HOOKS, TAPS
+from dmatrace.bpf.preemption import MODES
 from dmatrace.cli import doctor as verb
 from dmatrace.cli import main
 from dmatrace.report.layout import WIDTH, Style
@@ -64,6 +65,8 @@ def machine(tmp_path: Path) -> Machine:
         (kernel.bpf_jit, "proc/sys/net/core/bpf_jit_enable", "1", "ok", "on"),
         (kernel.kprobes, "sys/bus/event_source/devices/kprobe/type", "8", "ok", "PMU"),
         (kernel.kprobes, "", "", "degraded", "CONFIG_KPROBE_EVENTS"),
+        (kernel.preemption, MODES, "none (voluntary) full lazy", "ok", "not in the kernel"),
+        (kernel.preemption, MODES, "none voluntary (full)", "degraded", "CONFIG_KPROBE_EVENTS"),
         (kernel.function_tracer, "proc/sys/kernel/ftrace_enabled", "0", "missing", "=1"),
         (kernel.function_tracer, "proc/sys/kernel/ftrace_enabled", "1", "ok", "on"),
         (kernel.function_tracer, "", "", "missing", "CONFIG_DYNAMIC_FTRACE"),

@@ -51,6 +51,7 @@ class Machine:
     root: Path = Path("/")
     uid: int = field(default_factory=os.geteuid)
     release: str = field(default_factory=platform.release)
+    version: str = field(default_factory=platform.version)
     file: str | None = None
 
     def read(self, path: str) -> str | None:

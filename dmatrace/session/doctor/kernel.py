@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 
 from dmatrace.bpf.offsets import ABIS
+from dmatrace.bpf.preemption import MODES, preempting
 from dmatrace.session.doctor.check import (
     SUDO,
     Finding,
@@ -175,12 +176,28 @@ def bpf_jit(machine: Machine) -> Finding:
 
 
 def kprobes(machine: Machine) -> Finding:
-    """The kprobe PMU: what a function that fentry refuses is attached by."""
+    """The kprobe PMU: what a function that fentry refuses, or cannot count, is attached by."""
     if machine.exists("sys/bus/event_source/devices/kprobe/type"):
         return ok("kprobe PMU")
     return degraded(
         "no kprobe PMU: functions that fentry refuses are not hooked",
         "boot a kernel with CONFIG_KPROBE_EVENTS=y",
+    )
+
+
+def preemption(machine: Machine) -> Finding:
+    """Whether BPF programs of functions can be preempted, and calls of others missed then."""
+    try:
+        modes = machine.read(MODES)
+    except PermissionError:  # debugfs is root's
+        return unknown()
+    if not preempting(modes or "", machine.version, machine.read("proc/cmdline") or ""):
+        return ok("not in the kernel")
+    if machine.exists("sys/bus/event_source/devices/kprobe/type"):
+        return ok("in the kernel: its functions are hooked by kprobes, which it does not preempt")
+    return degraded(
+        "in the kernel, and fentry programs with it: calls of others on that CPU are missed",
+        "boot a kernel with CONFIG_KPROBE_EVENTS=y, or with preempt=none",
     )
 
 

@@ -23,6 +23,7 @@ CHECKS: tuple[Check, ...] = (
     Check("BPF JIT", "kernel", kernel.bpf_jit),
     Check("function tracing", "kernel", kernel.function_tracer, needed=True),
     Check("kprobes", "kernel", kernel.kprobes),
+    Check("preemption", "kernel", kernel.preemption),
     Check("schedstat", "kernel", kernel.schedstat, needed=True),
     Check("PSI", "kernel", kernel.pressure),
     Check("taskstats", "kernel", kernel.taskstats),
