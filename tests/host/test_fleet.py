@@ -11,8 +11,11 @@ import fleet_data
 import pytest
 import synthetic
 
+from dmatrace.analysis.comparison.loads import loads
+from dmatrace.analysis.document import document, figured
 from dmatrace.cli import main
 from dmatrace.fleet import engine
+from dmatrace.recording import Recording
 from dmatrace.report import fleet as text
 
 COUNT = 120
@@ -30,6 +33,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, fleet_data.Fle
 @pytest.fixture(scope="module")
 def found(made: tuple[Path, fleet_data.Fleet]) -> dict[str, Any]:
     return engine.local(engine.find([str(made[0])]))
+
+
+def test_a_fleet_has_the_figures_of_a_comparison() -> None:
+    """What it leaves out of a document is in none of them."""
+    recording = Recording.open(Path(__file__).parents[1] / "data/six.dmt")
+    whole, short = loads([("six", document(recording))]), loads([("six", figured(recording))])
+    assert len(whole) == recording.table("loads")["load_id"].nunique()
+    assert short == whole
 
 
 def test_everything_is_counted(made: tuple[Path, fleet_data.Fleet], found: dict[str, Any]) -> None:
