@@ -67,8 +67,9 @@ class Tracer:
             self.program.check_layout()
             self._tables = self.program.tables
             huge = self._tables.get("huge_devs")
-            for dev in hugetlb.devices() if huge is not None else ():
-                huge[dev] = 1
+            if huge is not None:
+                for dev in hugetlb.devices():
+                    huge[dev] = 1
             known = owners(self.hooks, without)
             exact = detail.level == "exact"
             self._decoder = Decoder(symbols.symbol, known, exact=exact)
