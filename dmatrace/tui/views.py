@@ -173,7 +173,10 @@ class Loads(View):
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         table = self.query_one(Table)
         key = event.row_key.value if event.row_key is not None else None
-        if not table.filling and key is not None and table.has_focus:
+        # Rows that are put in another order move the cursor twice: the first move is over by now,
+        # and to follow it would move the cursor back, for ever.
+        moved = key is not None and key == table.current and key != self.state.selected
+        if key is not None and moved and not table.filling and table.has_focus:
             self.post_message(self.Chosen(key))
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:

@@ -328,7 +328,7 @@ async def test_keys_act_on_files_as_on_loads(tmp_path: Path) -> None:
         assert _rows(app) == [names[3], f"▶ {names[0]}", "├ tokenizer.bin", "└ …truct-q4_k_m.gguf"]
         await press(pilot, "slash", *"tok", "enter")
         assert _rows(app) == [f"▶ {names[0]}", names[2]]
-        await press(pilot, "escape", "slash", *"471", "enter")
+        await press(pilot, "escape", "slash", *"cli", "enter")
         assert len(_rows(app)) == 3
         await press(pilot, "escape", "e")
         made = json.loads((tmp_path / "dmatrace-top-1.json").read_text())
