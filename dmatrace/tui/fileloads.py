@@ -16,7 +16,7 @@ from typing import Any
 from dmatrace.analysis import fileloads
 from dmatrace.analysis.fileloads import Facts, File
 from dmatrace.analysis.findings import of_file
-from dmatrace.analysis.overlap import union
+from dmatrace.analysis.overlap import length, union
 from dmatrace.tui.model import FileLoad, Finding, Part
 
 Row = Mapping[str, Any]
@@ -48,30 +48,58 @@ def unseen(missing: Iterable[str]) -> tuple[str, ...]:
     return tuple(f"{what} ({', '.join(names)})" for what, names in found if names)
 
 
-class _Runs:
-    """Which bytes of a file runs cover, by kind; those that touch are joined."""
+class _Spans:
+    """Bytes that are covered; those that touch are joined."""
 
-    __slots__ = ("_joined", "_spans", "until")
+    __slots__ = ("_joined", "spans")
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+        self._joined = 0
+
+    def add(self, span: Span) -> None:
+        self.spans.append(span)
+        if len(self.spans) > 2 * self._joined + 64:
+            self.join()
+
+    def join(self) -> int:
+        """How many bytes they are."""
+        self.spans = union(self.spans)
+        self._joined = len(self.spans)
+        return length(self.spans)
+
+
+class _Runs:
+    """Which bytes of a file runs cover: mapped around faults, and in any way."""
+
+    __slots__ = ("_every", "_mapped", "_rows", "until")
 
     def __init__(self) -> None:
         self.until = 0
-        self._spans: dict[str, list[Span]] = {}
-        self._joined: dict[str, int] = {}
+        self._mapped, self._every = _Spans(), _Spans()
+        self._rows: list[Row] = []
+
+    def __len__(self) -> int:
+        return len(self._mapped.spans) + len(self._every.spans)
 
     def add(self, row: Row) -> None:
-        kind = str(row["kind"])
-        spans = self._spans.setdefault(kind, [])
-        spans.append((int(row["start"]), int(row["end"])))
-        if len(spans) > 2 * self._joined.get(kind, 0) + 64:
-            self._spans[kind] = union(spans)
-            self._joined[kind] = len(self._spans[kind])
+        span = int(row["start"]), int(row["end"])
+        self._every.add(span)
+        if row["kind"] == "mapped":
+            self._mapped.add(span)
         self.until = max(self.until, int(row["until_ns"]))
+        self._rows.clear()
 
-    def rows(self, load_id: int, file: File) -> Iterator[Row]:
-        head = {"load_id": load_id, "dev": file[0], "ino": file[1]}
-        for kind, spans in self._spans.items():
-            for start, end in spans:
-                yield {**head, "kind": kind, "start": start, "end": end}
+    def rows(self, load_id: int, file: File) -> Iterable[Row]:
+        """Two runs that cover as many bytes of either sort: more is not asked of them."""
+        if not self._rows:
+            mapped, every = self._mapped.join(), self._every.join()
+            head = {"load_id": load_id, "dev": file[0], "ino": file[1]}
+            self._rows = [
+                {**head, "kind": "mapped", "start": 0, "end": mapped},
+                {**head, "kind": "read", "start": mapped, "end": every},
+            ]
+        return self._rows
 
 
 class _Sort:
@@ -109,17 +137,16 @@ class _Process:
         self.found: list[dict[str, Any]] = []
         self.shown: tuple[FileLoad, ...] = ()
 
+    @property
+    def observed(self) -> bool:
+        return bool(self.row.get("strategy") == "observed")
+
     def faults(self, file: File) -> bool:
         return fileloads.faults(list(self.ways.get(file, {}).values()))
 
     def all_ways(self) -> Iterator[Row]:
         for ways in self.ways.values():
             yield from ways.values()
-
-    def forget(self, files: Iterable[File]) -> None:
-        for file in files:
-            self.ways.pop(file, None)
-            self.runs.pop(file, None)
 
 
 class FileLoads:
@@ -132,6 +159,8 @@ class FileLoads:
         self._exports: dict[int, Row] = {}
         self._cached: dict[File, int] = {}
         self._touched: set[File] = set()  # whose page cache changed
+        self._about: set[File] = set()  # that calls were about
+        self._all = False  # something came that may be about any
         self._last = 0  # ns
         self._known: tuple[bool, tuple[str, ...]] = False, ()
 
@@ -139,9 +168,9 @@ class FileLoads:
     def rows(self) -> int:
         """How many rows are kept."""
         kept = sum(len(list(each.rows())) for each in self._calls.values()) + len(self._exports)
-        for load_id, process in self._processes.items():
+        for process in self._processes.values():
             kept += len(list(process.all_ways())) + len(process.written)
-            kept += sum(len(list(r.rows(load_id, f))) for f, r in process.runs.items())
+            kept += sum(map(len, process.runs.values()))
         return kept
 
     def _of(self, load_id: int) -> _Process | None:
@@ -168,7 +197,7 @@ class FileLoads:
         process.t_ns = max(process.t_ns, int(row["t_ns"]))
         self._last = max(self._last, process.t_ns)
         if row["way"] == "written":  # what the pipe's other end read went there
-            self._change(lambda _: True)
+            self._all = True
 
     def run(self, row: Row) -> None:
         """A row of the runs table."""
@@ -196,9 +225,9 @@ class FileLoads:
         sort.add(self._number, row)
         self._last = max(self._last, sort.t_ns)
         if advice or target == "dmabuf":
-            self._change(lambda _: True)
+            self._all = True
         else:
-            self._change(lambda process: file in process.ways)
+            self._about.add(file)
 
     def buffer(self, row: Row) -> None:
         """A row of the buffers table."""
@@ -208,7 +237,7 @@ class FileLoads:
             self._exports[ino] = row
             if len(self._exports) > EXPORTS:
                 del self._exports[next(iter(self._exports))]
-            self._change(lambda _: True)
+            self._all = True
 
     def page_cache(self, row: Row) -> None:
         """A file's ledger, cumulative."""
@@ -218,13 +247,14 @@ class FileLoads:
             self._cached[file] = current
             self._touched.add(file)
 
-    def _change(self, which: Callable[[_Process], bool]) -> None:
-        for process in self._processes.values():
-            process.changed |= not process.over and which(process)
-
     def refresh(self, *, cached: bool, unseen: tuple[str, ...]) -> None:
         """Compute anew what has changed; ``cached``: whether the page cache is known."""
-        changed = {n: p for n, p in self._processes.items() if p.changed and not p.over}
+        followed = {n: p for n, p in self._processes.items() if p.observed and not p.over}
+        for process in followed.values():
+            process.changed |= self._all or not self._about.isdisjoint(process.ways)
+        self._all = False
+        self._about.clear()
+        changed = {n: p for n, p in followed.items() if p.changed}
         ways = [row for process in changed.values() for row in process.all_ways()]
         found: dict[int, list[dict[str, Any]]] = {}
         if ways:
@@ -241,7 +271,7 @@ class FileLoads:
         anew = self._known != (cached, unseen)
         self._known = cached, unseen
         for load_id, process in self._processes.items():
-            if process.changed:
+            if load_id in changed:
                 process.found = found.get(load_id, [])
             touched = self._touched and not self._touched.isdisjoint(map(_file, process.found))
             if process.changed or touched or anew:
@@ -250,7 +280,7 @@ class FileLoads:
                 process.shown = tuple(
                     file_load(load, cached=cached, unseen=unseen) for load in process.found
                 )
-            process.changed = False
+                process.changed = False
         self._touched.clear()
 
     def _facts(self) -> Facts:
@@ -263,9 +293,7 @@ class FileLoads:
     def of(self, load_id: int) -> tuple[FileLoad, ...]:
         """A followed process's, as of the last refresh; of loads by a strategy, none."""
         process = self._processes.get(load_id)
-        if process is None or process.row.get("strategy") != "observed":
-            return ()
-        return process.shown
+        return process.shown if process is not None and process.observed else ()
 
     def more(self, load_id: int) -> bool:
         """Whether it loaded files that are no longer kept."""
@@ -282,19 +310,15 @@ class FileLoads:
         for load_id in [each for each in self._processes if each <= dropped]:
             del self._processes[load_id]
         for load_id, process in self._processes.items():
-            process.forget([
-                file
-                for file, runs in process.runs.items()
-                if runs.until < before and file not in process.ways
-            ])  # fmt: skip
             for file in [f for f in process.runs if process.runs[f].until < before]:
                 if not process.faults(file):
                     del process.runs[file]
             if len(process.ways) > 2 * FILES:
                 self._halve(process)
-            if ended(load_id) and process.t_ns < before and not process.changed:
-                process.over = True
-                process.forget([*process.ways, *process.runs])
+            process.over |= ended(load_id) and process.t_ns < before and not process.changed
+            if process.over or (process.row and not process.observed):
+                process.ways.clear()
+                process.runs.clear()
                 process.written.clear()
         if len(self._calls) > SORTS:
             self._sort_out(before)
@@ -305,7 +329,9 @@ class FileLoads:
         last = {file: max(w["t_ns"] for w in ways.values()) for file, ways in process.ways.items()}
         old = sorted(last, key=lambda file: -last[file])[FILES:]
         process.more |= not set(old).isdisjoint(map(_file, process.found))
-        process.forget(old)
+        for file in old:
+            del process.ways[file]
+            process.runs.pop(file, None)
         process.changed = True
 
     def _sort_out(self, before: int) -> None:

@@ -130,7 +130,11 @@ def test_only_followed_processes_and_files_of_scale_have_rows(tmp_path: Path) ->
     tables = followed.tables()
     for row in tables["loads"]:
         row["strategy"] = "memfd-bio"
-    assert _files(_now(_feed(tables))) == {}
+    feeding = _feed(tables)
+    assert _files(_now(feeding)) == {}
+    calls = len(tables["calls"])
+    feeding.settle()
+    assert feeding._files.rows == calls  # its ways and runs are of no use
     tables = followed.tables()
     tables["calls"][1] |= {"prot": 5}  # PROT_READ | PROT_EXEC: code
     assert [file.ino for file in _files(_now(_feed(tables))).values()] == [TOKENS[1]]
