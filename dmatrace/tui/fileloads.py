@@ -36,7 +36,7 @@ LATE = 30 * 10**9
 _SEEN_BY = (
     ("buffered reads", ("filemap_read",)),
     ("direct reads", ("__iomap_dio_rw",)),
-    ("spliced reads", ("filemap_splice_read",)),
+    ("spliced reads", ("filemap_splice_read", "generic_file_splice_read", "copy_splice_read")),
     ("faults on mappings", ("filemap_fault", "filemap_map_pages")),
 )
 

@@ -142,12 +142,12 @@ class Loads(View):
         self.query_one("#race", Words).show(self._race(loads, current, width - 2, room))
 
     def _heads(self, columns: Sequence[order.Column], width: int) -> list[_Head]:
-        """(key, text, width, right-aligned); what is left is the names', then the verdicts'."""
+        """(key, text, width, right-aligned); what is left over is for names and verdicts."""
         spare = width - 3 - sum(column.width + 1 for column in columns)
-        named = max(0, min(spare, 20))
-        more = {"load": named}
-        if columns[-1].width == order.VERDICT:
-            more["verdict"] = max(0, min(spare - named, 20))
+        more = {"load": max(0, min(spare, 20))}
+        if columns[-1].width == order.VERDICT:  # so that it says what files go into
+            said = max(0, min(spare - 4, 14))
+            more = {"load": max(0, min(spare - said, 20)), "verdict": said}
         heads = []
         for column in columns:
             mark = ""
