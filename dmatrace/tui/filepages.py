@@ -100,7 +100,7 @@ def section(snapshot: Snapshot, load: Load, width: int) -> Iterator[Text]:
     if snapshot.unseen:
         yield from _wrapped(f"hidden: {'; '.join(snapshot.unseen)}", width, style="yellow")
     if not load.files and not snapshot.unseen:
-        yield Text("None of which 1 MiB or more was read yet.", "dim")
+        yield Text("None of 1 MiB or more was seen to be loaded.", "dim")
     for file in load.files:
         yield from _one(snapshot, file, width)
     if load.more_files:

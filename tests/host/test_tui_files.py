@@ -241,7 +241,7 @@ def test_what_is_hidden_is_said_and_never_zero(tmp_path: Path) -> None:
         assert "in memory twice" not in {finding.kind for finding in file.findings}
     text = pages.detail(snapshot, other, 78).plain
     assert "files loaded\nhidden: direct reads" in text
-    assert "None of which" not in text
+    assert "None of 1 MiB" not in text
     text = " ".join(pages.detail(snapshot, load, 78).plain.split())
     assert "the page cache is hidden (page-cache ledger)" in text
 
@@ -269,7 +269,7 @@ def test_cells_and_detail_of_a_file(tmp_path: Path) -> None:
     assert "/models/llama-3-8b-instruct-q4_k_m.gguf [GGUF]" in whole
     assert "64 MiB of 64 MiB (100%) in 900 ms, 71.1 MiB/s; 64 MiB in the page cache:" in whole
     assert "faulted 80 times; asked for: WILLNEED" in whole
-    assert "None of which 1 MiB or more was read yet." in pages.detail(snapshot, other, 78).plain
+    assert "None of 1 MiB or more was seen to be loaded." in pages.detail(snapshot, other, 78).plain
     lines = f"{text}\n{whole}".splitlines()
     assert all(len(line) <= 78 for line in lines if "(PID 4711)" not in line)
 
