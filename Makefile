@@ -133,8 +133,9 @@ docs: setup ## option tables, man pages and completions, from the parser
 soak: image ## the live view for SOAK_MINUTES of loads that come and go, in the guest
 	DMATRACE_LONG=1 DMATRACE_SOAK_MINUTES=$(SOAK_MINUTES) $(PYTEST) tests/guest/test_top_soak.py
 
-screenshots: setup test-packages ## the pictures of docs/top.md, SVG and PNG, drawn anew from tests/data/race.dmt
+screenshots: setup test-packages ## the pictures of docs/top.md, SVG and PNG, drawn anew from tests/data
 	$(BIN)/python -m dmatrace.tui.pictures tests/data/race.dmt docs/top
+	$(BIN)/python -m dmatrace.tui.pictures tests/data/files.dmt docs/top files
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

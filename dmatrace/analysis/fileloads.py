@@ -26,12 +26,14 @@ _WAY = (
 )  # fmt: skip
 
 
+def way(row: Row) -> tuple[Any, ...]:
+    """Which way a row is of: the last row of each holds."""
+    return tuple(row[name] for name in _WAY)
+
+
 def last_ways(found: Iterable[Row]) -> list[Row]:
     """The last row of each way."""
-    last: dict[tuple[Any, ...], Row] = {}
-    for row in found:
-        last[tuple(row[name] for name in _WAY)] = row
-    return list(last.values())
+    return list({way(row): row for row in found}.values())
 
 
 class Facts:

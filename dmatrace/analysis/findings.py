@@ -58,7 +58,7 @@ def findings(load: Load, file_loads: Sequence[Load], flows: Sequence[Load]) -> l
         return []
     found = [*_phases(load, mine), *_waits(load, mine)]
     for each in mine:
-        found += _file(each)
+        found += of_file(each)
     found += _unfilled(load, flows)
     ranked = sorted(found, key=lambda one: -one["ns"])
     return [{"rank": rank, **one} for rank, one in enumerate(ranked, start=1)]
@@ -153,7 +153,8 @@ def _waits(load: Load, mine: Sequence[Load]) -> Iterator[dict[str, Any]]:
         )
 
 
-def _file(load: Load) -> Iterator[dict[str, Any]]:
+def of_file(load: Load) -> Iterator[dict[str, Any]]:
+    """The findings on one of ``file_loads``, by itself."""
     name = load["path"] or f"inode {load['ino']}"
     size, total = load["size"], load["bytes"]
     took = load["end_ns"] - load["start_ns"]

@@ -18,7 +18,7 @@ from textual.screen import Screen
 from textual.widgets import ContentSwitcher, DataTable, Footer, Static
 
 from dmatrace.errors import DmatraceError
-from dmatrace.tui import draw, export, head, order, pages
+from dmatrace.tui import draw, export, filepages, head, order, pages
 from dmatrace.tui.keys import KEYS
 from dmatrace.tui.model import Snapshot
 from dmatrace.tui.panes import VIEWS
@@ -233,7 +233,7 @@ class Top(App[None]):
         self.action_column(1)
 
     def action_column(self, step: int) -> None:
-        shown = ["", *(column.key for column in order.columns(self.size.width))]
+        shown = ["", *(column.key for column in order.columns(self.size.width, self.snapshot))]
         place = shown.index(self.chosen.sort) if self.chosen.sort in shown else 0
         self.chosen.sort = shown[(place + step) % len(shown)]
         self._redraw()
@@ -284,7 +284,12 @@ class Top(App[None]):
 
         def text(snapshot: Snapshot, width: int) -> Text:
             load = self.chosen.load(snapshot)
-            return Text("It is gone.") if load is None else pages.detail(snapshot, load, width)
+            file = self.chosen.file(snapshot) if self.current == "loads" else None
+            if load is None:
+                return Text("It is gone.")
+            if file is not None:
+                return filepages.detail(snapshot, load, file, width)
+            return pages.detail(snapshot, load, width)
 
         self._open(Sheet("load", text))
 

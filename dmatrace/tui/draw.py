@@ -118,7 +118,7 @@ def gauge(share: float | None, width: int) -> Text:
     if share is None:
         return Text(UNKNOWN)
     inner = max(width - 5, 1)
-    filled = round(share * inner)
+    filled = min(inner, round(share * inner))  # a file may be read more than once
     text = Text("█" * filled, "cyan")
     text.append("·" * (inner - filled), "dim")
     return text.append(f"{share * 100:4.0f}%")

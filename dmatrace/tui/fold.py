@@ -9,10 +9,12 @@ view that runs for days keeps its size.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from dmatrace.analysis.hidden import HIDDEN_BY, hidden, missing
 from dmatrace.tui.figures import Known
+from dmatrace.tui.fileloads import FileLoads, unseen
 from dmatrace.tui.ledger import Ledger
 from dmatrace.tui.load import LoadState
 from dmatrace.tui.model import Load, Missing, Snapshot, Transport
@@ -35,6 +37,7 @@ class Fold:
         self._done: dict[int, Load] = {}
         self._dropped = 0  # the last load whose figures are gone
         self._ledger = Ledger()
+        self._files = FileLoads()
 
     def feed(self, table: str, rows: Iterable[Row]) -> None:
         """Rows of a table; tables that the view does not draw are passed over."""
@@ -49,6 +52,9 @@ class Fold:
             "buffers": self._buffer,
             "samples": lambda row: self._of(row, "samples"),
             "file_reads": lambda row: self._of(row, "file_reads"),
+            "ways": self._files.way,
+            "calls": self._files.call,
+            "runs": self._files.run,
         }
         take = found.get(table)
         if take is not None:
@@ -84,6 +90,7 @@ class Fold:
                 self._ledger.shmem(row)
 
     def _load(self, row: Row) -> None:
+        self._files.load(row)
         state = self._state(row["load_id"])
         if state is not None:
             self._seen(row["start_ns"])
@@ -107,11 +114,13 @@ class Fold:
     def _page_cache(self, row: Row) -> None:
         self._seen(row["t_ns"])
         self._ledger.page_cache(row)
+        self._files.page_cache(row)
         state = self._state(row["load_id"])
         if state is not None:
             state.page_cache(row)
 
     def _buffer(self, row: Row) -> None:
+        self._files.buffer(row)
         self._seen(row["t_ns"])
         state = self._state(row["load_id"])
         self._ledger.buffer(row, state.comm(row["tid"]) if state else "")
@@ -134,6 +143,7 @@ class Fold:
         while len(self._done) > KEEP:
             self._dropped = min(self._done)
             del self._done[self._dropped]
+        self._files.settle(ended=self._done.__contains__, dropped=self._dropped)
 
     def snapshot(
         self,
@@ -158,6 +168,7 @@ class Fold:
         uncounted = frozenset(
             what for what, names in HIDDEN_BY.items() if left_out.intersection(names)
         )
+        not_seen = unseen({hook.name for hook in gone} | left_out)
         known = Known(
             unknown,
             uncounted,
@@ -168,7 +179,8 @@ class Fold:
         )
         loads = {load_id: each.load(now, known) for load_id, each in self._live.items()}
         loads |= self._done
-        drawn = tuple(loads[load_id] for load_id in sorted(loads))
+        self._files.refresh(cached="cached" not in unknown, unseen=not_seen)
+        drawn = tuple(self._with_files(loads[load_id]) for load_id in sorted(loads))
         return Snapshot(
             title=title,
             kernel=str(meta.get("kernel") or ""),
@@ -191,7 +203,18 @@ class Fold:
             unavailable=tuple(((meta.get("ledger") or {}).get("unavailable") or {}).items()),
             detail=str(meta.get("detail") or ""),
             transport=transport,
+            unseen=not_seen,
         )
+
+    def _with_files(self, load: Load) -> Load:
+        """A followed process with the files that it loads."""
+        found = self._files.of(load.load_id)
+        more = self._files.more(load.load_id)
+        if not found and not more:
+            return load
+        most = max((file for file in found if file.path), key=lambda file: file.bytes, default=None)
+        name = load.file or (most.path if most else "")
+        return replace(load, files=found, more_files=more, file=name)
 
 
 def _without_load(

@@ -85,6 +85,69 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One way that bytes of a file took, and what was seen of it.
+
+    ``block``: bytes that a call usually takes, 0 where none is known; ``depth``: how many were
+    under way at a time, mean (None: not known) and at most.
+    """
+
+    name: str
+    bytes: int
+    share: float
+    calls: int
+    block: int
+    depth: float | None
+    depth_max: int
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What figures mean, and what to do next."""
+
+    kind: str
+    text: str
+    next: str
+
+
+@dataclass(frozen=True)
+class FileLoad:
+    """A file that a followed process loads, and how: the report's ``file_loads``.
+
+    ``unseen`` are the reads that a missing hook hides: ``bytes`` are then at least, ``progress``
+    and ``rate`` not known.
+    """
+
+    key: str
+    load_id: int
+    pid: int
+    comm: str
+    path: str
+    format: str
+    dev: str
+    ino: int
+    size: int  # of the file
+    start: int  # its first read
+    end: int  # its last one so far
+    bytes: int  # that were taken of it, again where it was read again
+    progress: float | None  # bytes against size
+    rate: int | None  # bytes a second, from first to last read
+    cached: int | None  # of it in the page cache now, at least
+    verdict: str
+    method: str
+    target: str
+    parts: tuple[Part, ...]
+    findings: tuple[Finding, ...]
+    unseen: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its path, or what is known instead."""
+        return self.path or f"inode {self.ino} of {self.dev}"
+
+
+@dataclass(frozen=True)
 class Load:
     """One load, or a strategy that has none (yet)."""
 
@@ -119,6 +182,8 @@ class Load:
     waterfall: tuple[tuple[str, tuple[Interval, ...]], ...]
     overlap: tuple[int, int, int]  # allocating, reading, both at once
     command: str = ""  # of a process that is not our loader
+    files: tuple[FileLoad, ...] = ()  # that a followed process loads, in the order of beginnings
+    more_files: bool = False  # it loaded others before, which are not kept
 
     @property
     def observed(self) -> bool:
@@ -273,6 +338,7 @@ class Snapshot:
     transport: Transport | None = None
     lost_by: tuple[tuple[str, int], ...] = ()  # by kind, and what probes missed
     unavailable: tuple[tuple[str, str], ...] = ()  # what the kernel does not say, and why
+    unseen: tuple[str, ...] = ()  # reads of followed processes that a missing hook hides
 
     def hiding(self, what: str) -> str:
         """The missing hooks that hide a figure of HIDDEN_BY, by name."""

@@ -8,8 +8,12 @@ from typing import Any, NamedTuple
 from rich.text import Text
 
 from dmatrace.sizes import format_ns, short_size
-from dmatrace.tui import draw
-from dmatrace.tui.model import Load
+from dmatrace.tui import draw, filepages
+from dmatrace.tui.model import FileLoad, Load, Snapshot
+
+_WIDE = 110  # columns of the terminal that have room for all of what is said of files
+#: Columns of the verdict where it says how files are loaded.
+VERDICT = 16
 
 
 class Column(NamedTuple):
@@ -39,10 +43,7 @@ def _progress(load: Load, _hidden: frozenset[str], width: int) -> Text:
 
 
 def _rate(load: Load, _hidden: frozenset[str], _width: int) -> Text:
-    if load.rate is None:
-        return Text(draw.UNKNOWN)
-    mib = load.rate / (1 << 20)
-    return Text(f"{mib:.0f}" if mib >= 100 else f"{mib:.1f}")
+    return Text(filepages.mib(load.rate))
 
 
 def _cached(load: Load, hidden: frozenset[str], _width: int) -> Text:
@@ -93,18 +94,51 @@ COLUMNS = (
 SORTS = ("", *(column.key for column in COLUMNS))
 
 
-def columns(width: int) -> list[Column]:
-    """The columns for a terminal of this width."""
-    return [column for column in COLUMNS if width >= column.room]
+def columns(width: int, snapshot: Snapshot | None = None) -> list[Column]:
+    """The columns for a terminal of this width.
+
+    Where files are shown the verdict is wider, for it says how; on a narrow terminal it has
+    the room of the copies, which are a process's.
+    """
+    found = [column for column in COLUMNS if width >= column.room]
+    if snapshot is None or not any(load.files for load in snapshot.loads):
+        return found
+    return [
+        column._replace(width=VERDICT) if column.key == "verdict" else column
+        for column in found
+        if column.key != "copies" or width >= _WIDE
+    ]
+
+
+def _named(load: Load) -> str:
+    return " ".join(
+        (load.strategy, load.process, str(load.pid or ""), load.file, load.state,
+         load.verdict or "", load.command)
+    )  # fmt: skip
+
+
+def _has(text: str, pattern: str) -> bool:
+    lower = text.lower()
+    return all(word in lower for word in pattern.lower().split())
 
 
 def matches(load: Load, pattern: str) -> bool:
-    """Whether every word of the pattern is in what names the load."""
-    text = " ".join(
-        (load.strategy, load.process, str(load.pid or ""), load.file, load.state,
-         load.verdict or "", load.command)
-    ).lower()  # fmt: skip
-    return all(word in text for word in pattern.lower().split())
+    """Whether every word of the pattern is in what names the load, or the load and one file."""
+    return _has(_named(load), pattern) or any(
+        _has(f"{_named(load)} {filepages.words(file)}", pattern) for file in load.files
+    )
+
+
+def files(load: Load, pattern: str, sort: str, *, backwards: bool) -> Sequence[FileLoad]:
+    """The files to show below a load, in order: all of one that matches by itself."""
+    found = list(load.files)
+    if not _has(_named(load), pattern):
+        found = [f for f in found if _has(f"{_named(load)} {filepages.words(f)}", pattern)]
+    if sort in filepages.RANKS:
+        found.sort(key=filepages.RANKS[sort])
+    if backwards:
+        found.reverse()
+    return found
 
 
 def chosen(loads: Iterable[Load], pattern: str, sort: str, *, backwards: bool) -> Sequence[Load]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from dmatrace.sizes import format_ns, format_size, short_size
-from dmatrace.tui import draw
+from dmatrace.tui import draw, filepages
 from dmatrace.tui.diagnosis import diagnose
 from dmatrace.tui.model import Load, Point, Snapshot
 
@@ -242,6 +242,7 @@ def _detail(snapshot: Snapshot, load: Load, width: int) -> Iterator[Text]:
         for n, line in enumerate(textwrap.wrap(draw.plain(sentence), max(width - 4, 20))):
             yield Text(("· " if n == 0 else "  ") + line)
     yield Text()
+    yield from filepages.section(snapshot, load, width)
     yield from _waterfall(snapshot, load, width)
     yield Text()
     yield Text("phases", "bold").append("  ").append_text(draw.legend())

@@ -1,6 +1,6 @@
 """The views as SVG files, without a terminal, and as PNG where there is Chromium: for the docs.
 
-Usage: ``python -m dmatrace.tui.pictures RECORDING DIRECTORY``
+Usage: ``python -m dmatrace.tui.pictures RECORDING DIRECTORY [NAME ...]``
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ PICTURES: dict[str, tuple[str, ...]] = {
     "buffers": ("5",),
     "detail": ("enter",),
 }
+#: Those of a recording of processes that were followed, drawn where they are named.
+FOLLOWED: dict[str, tuple[str, ...]] = {"files": ("j", "j", "j", "j")}
 
 
-async def _draw(recording: Path, directory: Path) -> None:
+async def _draw(recording: Path, directory: Path, pictures: dict[str, tuple[str, ...]]) -> None:
     player = Replay(recording, playing=False)
     player.jump(1 << 62)  # ns: its end
     app = Top(player, interval=3600)
     async with app.run_test(size=SIZE) as pilot:
         while app.snapshot is None:
             await pilot.pause(0.05)
-        for name, keys in PICTURES.items():
+        for name, keys in pictures.items():
             await pilot.press("1", *keys)
             await pilot.pause(0.2)
             while name != "detail" and not app.query("FooterKey"):
@@ -66,14 +68,18 @@ def _photographed(picture: Path) -> None:
 
 def main() -> int:
     """Draw them all; the exit code."""
-    if len(sys.argv) != 3:
-        print("usage: python -m dmatrace.tui.pictures RECORDING DIRECTORY", file=sys.stderr)
+    every = {**PICTURES, **FOLLOWED}
+    names = sys.argv[3:] or list(PICTURES)
+    if len(sys.argv) < 3 or not every.keys() >= set(names):
+        print(
+            "usage: python -m dmatrace.tui.pictures RECORDING DIRECTORY [NAME ...]", file=sys.stderr
+        )
         return 2
     directory = Path(sys.argv[2])
     directory.mkdir(parents=True, exist_ok=True)
-    asyncio.run(_draw(Path(sys.argv[1]), directory))
+    asyncio.run(_draw(Path(sys.argv[1]), directory, {name: every[name] for name in names}))
     if shutil.which("chromium"):
-        for name in PICTURES:
+        for name in names:
             _photographed(directory / f"{name}.svg")
     return 0
 

@@ -96,5 +96,6 @@ def help_text(bindings: Iterable[Binding]) -> Text:
         Text("cpu: running; blocked: asleep until woken; runnable: waiting for a CPU."),
         Text("cache: bytes of the file that stay in the page cache. copies/B: bytes the CPU"),
         Text("copied per byte loaded. hidden: a hook is missing, so it is not known."),
+        Text("Below a process that is followed: the files it loads; the verdict says how."),
     ]
     return Text("\n").join(lines)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import bisect
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -168,6 +168,8 @@ class Replay:
         if not new:
             return
         order = len(self._events)
+        if self._tail.complete and not self._events and "runs" in new:
+            new["runs"] = _of_mappings(new["runs"], new.get("ways", ()))
         for table, rows in new.items():
             for row in rows:
                 order += 1
@@ -183,6 +185,19 @@ class Replay:
         self._fold, self._fed = Fold(), 0
 
 
+def _of_mappings(runs: Iterable[Row], ways: Iterable[Row]) -> list[Row]:
+    """The runs of files that were mapped: what is loaded by reads, the ways tell alone.
+
+    There may be millions of the others.
+    """
+    faulted = {(row["load_id"], row["dev"], row["ino"]) for row in ways if row["way"] == "fault"}
+    return [
+        row
+        for row in runs
+        if row["kind"] != "readahead" and (row["load_id"], row["dev"], row["ino"]) in faulted
+    ]
+
+
 def _last(row: Row) -> bool:
     return bool(row["end_ns"] or row["failed"])
 
@@ -195,6 +210,8 @@ def _time(table: str, row: Row) -> int:
         return int(row["end_ns"])
     if table == "requests":
         return int(row["complete_ns"] or row["issue_ns"] or row["queue_ns"])
+    if table == "runs":
+        return int(row["until_ns"])
     found: Any = row.get("t_ns", 0)
     return int(found)
 

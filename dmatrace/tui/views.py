@@ -12,9 +12,11 @@ from textual.message import Message
 from textual.widgets import DataTable
 
 from dmatrace.sizes import format_ns
-from dmatrace.tui import draw, order, pages
-from dmatrace.tui.model import Load, Snapshot, Thread, Times
+from dmatrace.tui import draw, filepages, order, pages
+from dmatrace.tui.model import FileLoad, Load, Snapshot, Thread, Times
 from dmatrace.tui.widgets import Sentence, Table, Words
+
+_Head = tuple[str, str, int, bool]
 
 
 class State:
@@ -31,13 +33,23 @@ class State:
         """The loads to show, in order."""
         return order.chosen(snapshot.loads, self.pattern, self.sort, backwards=self.backwards)
 
+    def files(self, load: Load) -> Sequence[FileLoad]:
+        """The files to show below a load, in order."""
+        return order.files(load, self.pattern, self.sort, backwards=self.backwards)
+
     def load(self, snapshot: Snapshot) -> Load | None:
-        """The selected load; the first that has one where it is gone."""
+        """The selected load, or whose file is; the first where it is gone."""
         shown = self.loads(snapshot)
         for load in shown:
-            if load.key == self.selected:
+            if load.key == self.selected.partition("/")[0]:
                 return load
         return shown[0] if shown else None
+
+    def file(self, snapshot: Snapshot) -> FileLoad | None:
+        """The selected file of the selected load; None where that is the load itself."""
+        load = self.load(snapshot)
+        shown = self.files(load) if load is not None else ()
+        return next((file for file in shown if file.key == self.selected), None)
 
 
 class View(Vertical):
@@ -82,7 +94,7 @@ class View(Vertical):
 
 
 class Loads(View):
-    """One row per load, and below it what each costs on one scale of time."""
+    """One row per load, with its files; below, what each costs on one scale of time."""
 
     title = "Loads"
 
@@ -97,45 +109,54 @@ class Loads(View):
         show_empty(self, "" if loads else self.empty(snapshot))
         table = self.query_one(Table)
         width = self.app.size.width
-        columns = order.columns(width)
+        columns = order.columns(width, snapshot)
         for widget in (table, *self.query("#race-title, #race")):
             widget.display = bool(loads)
         if not loads:
             return
+        heads = self._heads(columns, width)
+        current = self.state.load(snapshot)
+        file = self.state.file(snapshot)
+        selected = file.key if file else current.key if current else ""
+        rows = []
+        for load in loads:
+            cells = [column.cell for column in columns]
+            row = _row(load, cells, columns, heads, snapshot.hidden, load.key == selected)
+            rows.append((load.key, row))
+            files = self.state.files(load)
+            for each in files:
+                mine = [filepages.CELLS[column.key] for column in columns]
+                branch = "└ " if each is files[-1] else "├ "
+                row = _row(
+                    each, mine, columns, heads, snapshot.hidden, each.key == selected, branch
+                )
+                rows.append((each.key, row))
+        # "auto" is what the table knows of itself, now and then too late for the layout.
+        table.styles.height = len(rows) + 1
+        table.show(heads, rows, selected)
+        self.query_one("#race-title", Words).show(
+            Text("where the time went, on one scale  ", "bold").append_text(draw.legend())
+        )
+        # What the table and the titles leave, once they are laid out.
+        room = max(self.size.height - min(len(rows) + 1, self.size.height // 2) - 3, 3)
+        self.query_one("#race", Words).show(self._race(loads, current, width - 2, room))
+
+    def _heads(self, columns: Sequence[order.Column], width: int) -> list[_Head]:
+        """(key, text, width, right-aligned); what is left over is for names and verdicts."""
         spare = width - 3 - sum(column.width + 1 for column in columns)
+        more = {"load": max(0, min(spare, 20))}
+        if columns[-1].width == order.VERDICT:  # so that it says what files go into
+            said = max(0, min(spare - 4, 14))
+            more = {"load": max(0, min(spare - said, 20)), "verdict": said}
         heads = []
         for column in columns:
             mark = ""
             if column.key == self.state.sort:
                 mark = "▼" if self.state.backwards else "▲"
-            more = max(0, min(spare, 20)) if column.key == "load" else 0
             lead = "" if column.right or column.key == "load" else " "
-            text = lead + column.head + mark
-            heads.append((column.key, text, column.width + 1 + more, column.right))
-        rows = []
-        current = self.state.load(snapshot)
-        for load in loads:
-            cells = []
-            for column, head in zip(columns, heads, strict=True):
-                room = head[2] - 1
-                if column.key == "load":
-                    mark = "▶ " if current is not None and load.key == current.key else "  "
-                    cells.append(
-                        Text(mark).append_text(column.cell(load, snapshot.hidden, room - 2))
-                    )
-                else:
-                    cell = column.cell(load, snapshot.hidden, room)
-                    cells.append(cell if column.right else Text(" ").append_text(cell))
-            rows.append((load.key, tuple(cells)))
-        # "auto" is what the table knows of itself, now and then too late for the layout.
-        table.styles.height = len(rows) + 1
-        table.show(heads, rows, current.key if current else "")
-        self.query_one("#race-title", Words).show(
-            Text("where the time went, on one scale  ", "bold").append_text(draw.legend())
-        )
-        # What the table and the titles leave, once they are laid out.
-        room = max(self.size.height - min(len(loads) + 1, self.size.height // 2) - 3, 3)
-        self.query_one("#race", Words).show(self._race(loads, current, width - 2, room))
+            wide = column.width + 1 + more.get(column.key, 0)
+            heads.append((column.key, lead + column.head + mark, wide, column.right))
+        return heads
 
     @staticmethod
     def _race(loads: Sequence[Load], current: Load | None, width: int, height: int) -> Text:
@@ -152,7 +173,10 @@ class Loads(View):
     def on_data_table_row_highlighted(self, event: DataTable.RowHighlighted) -> None:
         table = self.query_one(Table)
         key = event.row_key.value if event.row_key is not None else None
-        if not table.filling and key is not None and table.has_focus:
+        # Rows that are put in another order move the cursor twice: the first move is over by now,
+        # and to follow it would move the cursor back, for ever.
+        moved = key is not None and key == table.current and key != self.state.selected
+        if key is not None and moved and not table.filling and table.has_focus:
             self.post_message(self.Chosen(key))
 
     def on_data_table_row_selected(self, event: DataTable.RowSelected) -> None:
@@ -230,6 +254,23 @@ class Time(View):
             self.post_message(self.Chosen(self.state.selected))
         else:
             self.post_message(self.Opened())
+
+
+def _row(
+    what: Any, cells: Sequence[Any], columns: Sequence[order.Column], heads: Sequence[_Head],
+    hidden: frozenset[str], selected: bool, branch: str = "",
+) -> tuple[Text, ...]:  # fmt: skip
+    """The cells of a load, or of a file on its ``branch``, under their heads."""
+    found = []
+    for column, cell, head in zip(columns, cells, heads, strict=True):
+        room = head[2] - 1
+        if column.key == "load":
+            lead = Text("▶ " if selected else "  ").append(branch, "dim")
+            found.append(lead.append_text(cell(what, hidden, room - len(lead))))
+        else:
+            drawn = cell(what, hidden, room)
+            found.append(drawn if column.right else Text(" ").append_text(drawn))
+    return tuple(found)
 
 
 UNKNOWN_WALL = "what was seen"

@@ -131,6 +131,12 @@ class Table(DataTable[Text]):
         if current in keys and self.cursor_row != keys.index(current):
             self.move_cursor(row=keys.index(current), animate=False, scroll=not alike)
 
+    @property
+    def current(self) -> str:
+        """The key of the row that the cursor is on; "" where there is none."""
+        keys = [key for key, _ in self._shown]
+        return keys[self.cursor_row] if 0 <= self.cursor_row < len(keys) else ""
+
     def render_line(self, y: int) -> Strip:
         """A line of the screen: the one that was drawn where its row is what it was.
 

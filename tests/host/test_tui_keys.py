@@ -130,6 +130,30 @@ async def test_sorting() -> None:
         assert _loads(app) == recorded
 
 
+async def test_another_order_is_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cursor's way to where its row is now is not followed back and forth."""
+    drawn = []
+    draw = Top._redraw
+    monkeypatch.setattr(Top, "_redraw", lambda app: (drawn.append(app), draw(app))[1])
+    app = top()
+    async with app.run_test(size=NARROW) as pilot:
+        await shown(pilot)
+        await press(pilot, "j", "j")
+        keys = _loads(app)
+        orders = []
+        for key in ("s", "r", "r", "s"):
+            drawn.clear()
+            await press(pilot, key)
+            await settled(pilot)
+            assert len(drawn) == 1
+            assert app.chosen.selected == keys[2]
+            table = app.query_one("#loads-table", Table)
+            assert table.current == keys[2]
+            orders.append(_loads(app))
+        assert orders[0] != keys
+        assert orders[1] == orders[0][::-1]
+
+
 async def test_a_click_on_a_head_sorts_and_again_reverses() -> None:
     app = top()
     async with app.run_test(size=NARROW) as pilot:

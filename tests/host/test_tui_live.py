@@ -143,6 +143,40 @@ def test_a_recording_that_is_replaced_is_not_shown(
     assert len(snapshot.loads) == 1
 
 
+_FOLLOWING = f"""
+import os, sys, time
+sys.path.insert(0, {str(_HERE)!r})
+import followed, synthetic
+from dmatrace.recording import Writer
+out, marker = sys.argv[sys.argv.index("-o") + 1], sys.argv[1]
+tables = followed.tables()
+with Writer.create(out, {{**synthetic.META, "skipped": [], "hooks": [], "target": {{}}}}) as writer:
+    for table in ("loads", "calls"):
+        writer.append(table, tables[table][:2 if table == "loads" else None])
+    for table in ("runs", "ways", "page_cache"):
+        writer.append(table, tables[table][:2])
+    while not os.path.exists(marker):
+        time.sleep(0.01)
+    for table in ("runs", "ways", "page_cache", "loads", "snapshots"):
+        writer.append(table, tables[table][0 if table == "snapshots" else 2:])
+"""
+
+
+def test_files_of_followed_processes_grow(
+    start: Callable[..., Live], tmp_path: Path, marker: Path
+) -> None:
+    """Half of the rows, then all of them; and what is shown at last is what a replay shows."""
+    live = start(0, keep=str(tmp_path / "kept.dmt"), script=_FOLLOWING)
+    snapshot = _until(live, lambda seen: any(len(load.files) == 2 for load in seen.loads))
+    assert snapshot.state == "live"
+    assert [file.progress for load in snapshot.loads for file in load.files] == [0.75, 0.5]
+    marker.write_text("go on")
+    seen = _until(live, lambda seen: seen.state == "ended")
+    assert [file.progress for load in seen.loads for file in load.files] == [1.0, 2.0]
+    kept = replay(tmp_path / "kept.dmt").read()
+    assert [load.files for load in kept.loads] == [load.files for load in seen.loads]
+
+
 _COMMANDED = """
 import signal, subprocess, sys
 signal.signal(signal.SIGINT, lambda *_: None)

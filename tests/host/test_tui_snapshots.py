@@ -10,6 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import followed
 import pytest
 import synthetic
 from views import END, RACE, blind, many, pressing, replay, top
@@ -132,3 +133,32 @@ def test_one_load(snap_compare: Any, tmp_path: Path) -> None:
 def test_two_hundred_loads(snap_compare: Any, tmp_path: Path, keys: tuple[str, ...]) -> None:
     app = top(many(tmp_path / "a.dmt", 200), END)
     assert snap_compare(app, terminal_size=NARROW, run_before=pressing(*keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "at"),
+    [
+        ((), followed.SECOND // 2), (("j",), END), (("enter",), END), (("j", "j", "enter"), END),
+        (("slash", *"token", "enter"), END),
+    ],
+    ids=["middle", "end", "detail", "file", "filtered"],
+)  # fmt: skip
+def test_a_followed_process(
+    snap_compare: Any, tmp_path: Path, keys: tuple[str, ...], at: int
+) -> None:
+    """It loads two files; another loads none."""
+    app = top(followed.write(tmp_path / "a.dmt"), at)
+    assert snap_compare(app, terminal_size=NARROW, run_before=pressing(*keys))
+
+
+def test_followed_processes_with_room(snap_compare: Any) -> None:
+    """As a guest recorded them: eight ways to load a file."""
+    app = top(DATA / "files.dmt")
+    assert snap_compare(app, terminal_size=(140, 36), run_before=pressing("j", "j"))
+
+
+def test_files_that_are_hidden(snap_compare: Any, tmp_path: Path) -> None:
+    names = ("page-cache ledger", "__iomap_dio_rw")
+    hooks = [{"name": name, "phase": "", "attached": None, "hides": "it"} for name in names]
+    app = top(followed.write(tmp_path / "a.dmt", {"hooks": hooks}))
+    assert snap_compare(app, terminal_size=NARROW, run_before=pressing())

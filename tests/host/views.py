@@ -91,7 +91,8 @@ async def shown(pilot: Pilot[Any]) -> Top:
     assert app.snapshot is not before
     await settled(pilot)
     tables = list(app.screen_stack[0].query(f"#{app.current} Table").results(Table))
-    await until(lambda: all(table.size.height for table in tables if table.display))
+    if app.size.height > 9:  # else there is no room for one
+        await until(lambda: all(table.size.height for table in tables if table.display))
     return app
 
 
