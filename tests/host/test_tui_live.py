@@ -256,7 +256,7 @@ time.sleep(600)
         time.sleep(0.5)
         process.send_signal(signal.SIGKILL)
     for _ in range(6000):
-        if marker.exists():
+        if marker.exists() and marker.read_text():  # written, not just made
             break
         time.sleep(0.01)
     assert marker.read_text() == "put back"
