@@ -4,9 +4,9 @@ A program that a trampoline or a raw tracepoint calls (fentry, fexit) can be pre
 where the kernel can, and does not run for any other task of that CPU until it has
 ended: what these do is not counted (the recursion check of __bpf_prog_enter_recur() in
 kernel/bpf/trampoline.c and of __bpf_trace_run() in kernel/trace/bpf_trace.c).  A kprobe
-and perf's side of a tracepoint run with preemption off.  Android's
-kernels preempt (CONFIG_PREEMPT=y), and so do those with lazy preemption: 7.2 in the lab,
-where of eight threads that read 16 MiB together fentry programs counted less than half.
+and perf's side of a tracepoint run with preemption off.  Kernels built with
+CONFIG_PREEMPT=y preempt, and those with lazy preemption: 7.2 in the lab, where of eight
+threads that read 16 MiB together fentry programs counted less than half.
 """
 
 from __future__ import annotations

@@ -20,16 +20,15 @@ from dmatrace.bpf.preemption import preempts
 from dmatrace.errors import CannotHere, UsageError
 
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
-_ONLY = {"fentry": ("fentry",), "kprobe": ("kprobe",)}
 
 
 def backends(mode: str) -> tuple[str, ...]:
-    """How hooks may be attached by ``--hooks``, best first: fentry costs less.
+    """How hooks may be attached by ``--hooks``, best first.
 
     A kprobe is right where the kernel preempts itself, too (preemption.py).
     """
-    if mode in _ONLY:
-        return _ONLY[mode]
+    if mode != "auto":
+        return (mode,)
     return ("kprobe", "fentry") if preempts() else ("fentry", "kprobe")
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _WHOLE = 1 << 20
 #: (column, "==" or ">", value)
 Condition = tuple[str, str, int | str]
-# Threads of Arrow's own pay from about so many rows on.
+# Tables of no more rows are read without Arrow's threads, whose start took longer than they.
 _THREADS = 10_000
 _COMPARE: Mapping[str, Callable[[Any, Any], Any]] = {"==": operator.eq, ">": operator.gt}
 

@@ -134,7 +134,7 @@ class Tracer:
         """Make rows of everything that was written before this call.
 
         What is written meanwhile is fetched in between, for the next call: to understand a
-        record takes ten times as long as to copy it, and the ring must not fill up.
+        record takes longer than to copy it, and the ring must not fill up.
         """
         self._pending += self.program.events.consume()
         for number in range(len(self._pending)):

@@ -10,7 +10,7 @@ from typing import Any
 import followed
 import pytest
 from followed import BEGIN, MIB, MODEL, MS, PID, SECOND, TOKENS
-from views import many, press, replay, shown, top
+from views import many, pieces, press, replay, shown, top
 
 from dmatrace.analysis.document import document
 from dmatrace.recording import Recording, schema
@@ -90,12 +90,10 @@ def test_a_real_recording() -> None:
 def test_rows_in_pieces_of_any_size_and_order_of_tables(size: int) -> None:
     tables = Tail.open(FILES).poll()
     feeding = Fold()
-    place = 0
-    while any(place < len(rows) for rows in tables.values()):
-        for table in reversed(tables):
-            feeding.feed(table, tables[table][place : place + size])
-        place += size
-        if place % (60 * size) == 0:
+    last = next(iter(tables))
+    for number, table, rows in pieces(tables, size):
+        feeding.feed(table, rows)
+        if table == last and number % 60 == 59:
             _now(feeding)
             feeding.settle()
     _equal(FILES, feeding.snapshot({}, feeding.last, title="", state="ended"))

@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,14 @@ REAL = Path(__file__).parents[1] / "data" / "top.dmt"
 RACE = REAL.with_name("race.dmt")
 END = 1 << 62  # ns behind every recording
 NARROW, WIDE = (80, 24), (120, 36)
+
+
+def pieces(tables: dict[str, list[Any]], size: int) -> Iterator[tuple[int, str, list[Any]]]:
+    """(round, table, rows): so many rows of each table at a time, the last table first."""
+    rounds = -(-max(map(len, tables.values())) // size)
+    for number in range(rounds):
+        for table in reversed(tables):
+            yield number, table, tables[table][number * size : (number + 1) * size]
 
 
 class Stopped:

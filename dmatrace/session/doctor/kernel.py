@@ -197,7 +197,7 @@ def preemption(machine: Machine) -> Finding:
         return ok("in the kernel: its functions are hooked by kprobes, which it does not preempt")
     return degraded(
         "in the kernel, and fentry programs with it: calls of others on that CPU are missed",
-        "boot a kernel with CONFIG_KPROBE_EVENTS=y, or with preempt=none",
+        "boot a kernel with CONFIG_KPROBE_EVENTS=y",
     )
 
 
