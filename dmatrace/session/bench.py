@@ -25,9 +25,9 @@ from dmatrace.session import eater, machine, module, source
 from dmatrace.session.bar import Bar
 from dmatrace.session.benchplan import Checks, Options, Plan, plan
 from dmatrace.session.plan import raised, signals_interrupt
+from dmatrace.session.rows import Row
 from dmatrace.session.strategies import Recorder, Request
 from dmatrace.session.traced import Traced, traced
-from dmatrace.session.tracer import Row
 from dmatrace.sizes import format_size
 from dmatrace_loaders.table import strategies
 

@@ -10,57 +10,29 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from dmatrace.phases import PHASES
 from dmatrace.recording import Writer
 from dmatrace.session import files, processes
 from dmatrace.session.delays import Delays
 from dmatrace.session.ledger import Ledger
+from dmatrace.session.observed import READ, Process, Thread
 from dmatrace.session.procevents import Event, ProcEvents
 from dmatrace.session.progress import Progress
+from dmatrace.session.rows import Row
 from dmatrace.session.schedstat import SchedStat
-from dmatrace.session.tracer import Row, Tracer
+from dmatrace.session.tracer import Tracer
 from dmatrace.session.ways import Ways, learned
 from dmatrace.sizes import format_size
-
-#: Counters of bytes that a process got from files; spliced ones as they came to the pipe.
-READ = (
-    "dio_bytes",
-    "copy_read_bytes",
-    "copy_shmem_read_bytes",
-    "splice_cache_bytes",
-    "splice_shmem_bytes",
-)
 
 FIRST = 1  # load_id of the first process, which the memory ledger of them all goes with
 OBSERVED = "observed"  # in the place of a strategy's name
 _POLL_S = 0.5
+#: To make rows of what the tracer wrote, at one time: names in proc and the ledger wait for it.
+_LOOK_S = 0.2
 _WINDOW = -1  # of threads that set no marks
-_BORN = SchedStat(0, 0, 0)
-
-
-@dataclass
-class Process:
-    """What is known of one followed process."""
-
-    row: Row
-    living: set[int] = field(default_factory=set)
-    totals: Counter[str] = field(default_factory=Counter)
-    dmabuf: int = 0
-    over: bool = False
-
-
-@dataclass
-class _Thread:
-    """A thread's beginning, and its counters then and now."""
-
-    start_ns: int
-    sched: SchedStat = _BORN
-    base: dict[str, int] = field(default_factory=dict)
-    last: dict[str, int] = field(default_factory=dict)
 
 
 class Observer:
@@ -92,9 +64,12 @@ class Observer:
         self._more = more
         self._newcomers = newcomers
         self._polled = 0.0
+        self._seen = 0  # the tracer's place at the last look
         self._adding = 0  # the process whose threads are just being followed
         self._cached = (0, 0)  # bytes: the files' peaks, and what is there now
-        self._threads: dict[int, _Thread] = {}
+        self._heard: deque[tuple[int, Event]] = deque()  # and the tracer's place at that time
+        self._gone: dict[int, tuple[int, int]] = {}  # {load_id: the tracer's place, when}
+        self._threads: dict[int, Thread] = {}
         self._by_pid: dict[int, Process] = {}  # the last of each number
         self.processes: list[Process] = []
 
@@ -126,12 +101,7 @@ class Observer:
         """Now and then, while the processes run."""
         if self._ledger:
             self._ledger.sample()
-        # Before the tracer's word: what they are about is known by then.
-        events = list(self._events.take()) if self._events else []
-        self._tracer.drain()
-        self._keep(self._tracer.take())
-        for event in events:
-            self._event(event)
+        self._look(_LOOK_S)
         for pid in self._newcomers():
             self.add(pid)
         if time.monotonic() - self._polled > _POLL_S:
@@ -147,6 +117,22 @@ class Observer:
                 self._ways.sample(self._named)
             self._bury()
             self._show()
+
+    @property
+    def behind(self) -> bool:
+        """Whether the last look left something over."""
+        return bool(self._heard) or not self._tracer.past(self._seen)
+
+    def _look(self, seconds: float | None = None) -> None:
+        """What the tracer wrote until now, and what the kernel said of it."""
+        # Taken before the tracer's word: what they are about is known by then.
+        events = list(self._events.take()) if self._events else []
+        self._seen = self._tracer.mark()
+        self._heard += [(self._seen, event) for event in events]
+        self._tracer.drain(seconds)
+        self._keep(self._tracer.take())
+        while self._heard and self._tracer.past(self._heard[0][0]):
+            self._event(self._heard.popleft()[1])
 
     def ended(self, pid: int, status: int) -> None:
         """What whoever waited for a process knows, which the proc connector may say later."""
@@ -166,6 +152,7 @@ class Observer:
     def finish(self) -> None:
         """The last look at what runs still, and every process's row."""
         self.idle()
+        self._look()
         if self._ledger:
             self._ledger.end()
         self._tracer.open_runs()
@@ -238,18 +225,21 @@ class Observer:
             self._died(row)
 
     def _born(self, row: Row) -> None:
-        pid, tid = row["tgid"], row["tid"]
+        pid, tid, fork = row["tgid"], row["tid"], row["kind"] == "fork"
         process = self._by_pid.get(pid)
-        if process is None or (process.over and row["kind"] == "fork"):
+        if process is None or (process.over and fork):
             process = self._begin(pid, row)
-        elif row["kind"] == "fork" and row["t_ns"] < process.row["start_ns"]:
+        elif fork and row["t_ns"] < process.row["start_ns"]:
             # A look at all threads came before its birth was read.
             process.row["start_ns"] = row["t_ns"]
         if row["owner"]:
             return  # a worker, which is somebody else's
-        if row["kind"] == "fork" or tid not in self._threads:
+        known = self._threads.get(tid)
+        if known is not None and fork and row["t_ns"] < known.start_ns:
+            known.start_ns = row["t_ns"]
+        elif fork or known is None:
             process.living.add(tid)
-            self._threads[tid] = _Thread(row["t_ns"])
+            self._threads[tid] = Thread(row["t_ns"])
 
     def _begin(self, pid: int, row: Row) -> Process:
         """A process that is new to us: its first row names it in a recording that is cut off."""
@@ -283,7 +273,10 @@ class Observer:
             return
         if row["kind"] == "fork":
             thread.base = dict(counters)
-        thread.last = counters
+        # A birth that is read late is older than what was seen since; an end never is, though
+        # its time may be: a look reads the clock last.
+        if row["kind"] == "exit" or row["t_ns"] >= thread.seen_ns:
+            thread.seen_ns, thread.last = row["t_ns"], counters
 
     def _died(self, row: Row) -> None:
         thread = self._threads.pop(row["tid"], None)
@@ -361,21 +354,20 @@ class Observer:
             for process in self.processes
             if not process.over and not processes.alive(process.row["pid"])
         ]
+        # What they did last, their ends above all, may be on its way to us.
+        place = self._tracer.mark() if gone else 0, time.monotonic_ns()
+        self._gone = {p.row["load_id"]: self._gone.get(p.row["load_id"], place) for p in gone}
         if gone:
-            # What it did last, its end above all, may be on its way to us.
-            self._tracer.drain()
-            self._keep(self._tracer.take())
+            self._look(_LOOK_S)
         for process in gone:
-            if not process.over:
-                self._end(process, time.monotonic_ns())
+            mark, t_ns = self._gone[process.row["load_id"]]
+            if not process.over and self._tracer.past(mark):
+                self._end(process, t_ns)
 
     # The sums.
 
     def _sum(self, process: Process, name: str) -> int:
-        """One counter, over its threads."""
-        running = (self._threads[tid] for tid in process.living if tid in self._threads)
-        open_ = sum(thread.last.get(name, 0) - thread.base.get(name, 0) for thread in running)
-        return process.totals[name] + open_
+        return process.sum(name, self._threads)
 
     def _bytes(self, process: Process) -> int:
         return sum(self._sum(process, name) for name in READ)

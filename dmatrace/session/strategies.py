@@ -24,8 +24,9 @@ from dmatrace.session.changes import drop_caches
 from dmatrace.session.delays import Delays
 from dmatrace.session.ledger import INTERVAL_S, Ledger
 from dmatrace.session.progress import Progress
+from dmatrace.session.rows import Row
 from dmatrace.session.runner import LoadFailed, Runner
-from dmatrace.session.tracer import Row, Tracer, current_dev_ino
+from dmatrace.session.tracer import Tracer, current_dev_ino
 from dmatrace.session.ways import Ways
 from dmatrace.sizes import format_size, short_size
 from dmatrace_loaders import kernel, native

@@ -24,7 +24,8 @@ from dmatrace.session import inventory, preflight, processes
 from dmatrace.session.command import Command, User, find, invoking, user_name
 from dmatrace.session.delays import Delays
 from dmatrace.session.ledger import Ledger
-from dmatrace.session.observe import FIRST, Observer, Process
+from dmatrace.session.observe import FIRST, Observer
+from dmatrace.session.observed import Process
 from dmatrace.session.plan import signals_interrupt
 from dmatrace.session.procevents import Event, ProcEvents
 from dmatrace.session.progress import Progress
@@ -366,7 +367,8 @@ class _Observing(contextlib.ExitStack):
                 left = began + duration - time.monotonic()
                 if left <= 0:
                     return f"{duration:g} s are over"
-            time.sleep(min(left, _TICK_S))
+            if not observer.behind:
+                time.sleep(min(left, _TICK_S))
 
     def attempt(self, observer: Observer) -> bool:
         """``--try``, if it was given, after ``finish``; whether it went as asked."""

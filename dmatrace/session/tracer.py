@@ -17,21 +17,19 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from dmatrace.bpf import layout, symbols
-from dmatrace.bpf.hooks import HOOKS
 from dmatrace.bpf.program import Program
 from dmatrace.bpf.stacks import Decoder, owners
 from dmatrace.detail import EXACT, Detail
-from dmatrace.phases import PHASES
-from dmatrace.session import hugetlb
+from dmatrace.session import hugetlb, rows
 from dmatrace.session.changes import BpfStats
 from dmatrace.session.follow import first_sight
+from dmatrace.session.rows import Row
 from dmatrace.session.schedstat import SchedStat, schedstat
-from dmatrace.session.ways import call_row
-
-Row = dict[str, Any]
 
 _FETCH = 64  # records
-_OPS = {0: "read", 1: "write"}  # include/linux/blk_types.h, enum req_op
+#: Records, of 50 to 4000 bytes, that wait in our memory; more are left in the ring, where those
+#: that find no room are counted.
+_BACKLOG = 1 << 20
 
 
 def current_dev_ino(path: str) -> tuple[int, int]:
@@ -60,6 +58,7 @@ class Tracer:
         self.detail = detail
         self._samples: list[tuple[int, bytes]] = []
         self._pending: deque[bytes] = deque()
+        self._fetched = 0  # records so far, those that are pending included
         self.program = Program(
             mode, without, follow_fork=follow_fork, newcomers=newcomers, detail=detail
         )
@@ -130,17 +129,37 @@ class Tracer:
             self._snapshot(thread, "poll", thread.last)
         return stats
 
-    def drain(self) -> None:
-        """Make rows of everything that was written before this call.
+    def drain(self, seconds: float | None = None) -> None:
+        """Make rows of everything that was written before this call, or of the oldest of it.
 
-        What is written meanwhile is fetched in between, for the next call: to understand a
-        record takes longer than to copy it, and the ring must not fill up.
+        After ``seconds`` the rest is left to the next call: whoever follows a target that
+        writes faster than we read has to look at other things too.  What is written meanwhile
+        is fetched in between: to understand a record takes longer than to copy it, and the
+        ring must not fill up.
         """
-        self._pending += self.program.events.consume()
+        self._fetch()
+        until = None if seconds is None else time.monotonic() + seconds
         for number in range(len(self._pending)):
-            if not number % _FETCH:
-                self._pending += self.program.events.consume()
+            if number and not number % _FETCH:
+                if until is not None and time.monotonic() > until:
+                    break
+                self._fetch()
             self._record(self._pending.popleft())
+
+    def mark(self) -> int:
+        """A place in the stream of records: behind everything that is written by now."""
+        self._fetch()
+        return self._fetched
+
+    def past(self, mark: int) -> bool:
+        """Whether rows were made of everything before a mark."""
+        return self._fetched - len(self._pending) >= mark
+
+    def _fetch(self) -> None:
+        if len(self._pending) < _BACKLOG:
+            found = self.program.events.consume()
+            self._fetched += len(found)
+            self._pending += found
 
     def take(self, *, samples: bool = True) -> dict[str, list[Row]]:
         """The rows so far; the caller owns them now.
@@ -148,11 +167,11 @@ class Tracer:
         Without ``samples`` these wait for the next call: to name their functions takes
         time, which a load under way should not pay for.
         """
-        rows, self.rows = self.rows, {}
+        taken, self.rows = self.rows, {}
         if samples and self._samples:
-            rows["samples"] = [self._decoder.row(data, load) for load, data in self._samples]
+            taken["samples"] = [self._decoder.row(data, load) for load, data in self._samples]
             self._samples.clear()
-        return rows
+        return taken
 
     def _add(self, table: str, row: Row) -> None:
         self.rows.setdefault(table, []).append(row)
@@ -164,133 +183,18 @@ class Tracer:
             self._snapshot(snapshot, layout.SNAP_KINDS.get(snapshot.kind, "poll"), snapshot.at)
         elif kind == layout.EV_SAMPLE:
             self._samples.append((self.load_id, data))
-        elif kind == layout.EV_REQUEST:
-            self._request(layout.Request.from_buffer_copy(data))
-        elif kind == layout.EV_WAIT:
-            self._wait(layout.Wait.from_buffer_copy(data))
-        elif kind == layout.EV_BUFFER:
-            buffer = layout.Buffer.from_buffer_copy(data)
-            self._add(
-                "buffers",
-                {
-                    "t_ns": buffer.at,
-                    "load_id": self.load_id,
-                    "event": layout.BUFFER_KINDS[buffer.kind],
-                    "ino": buffer.ino,
-                    "size": buffer.size,
-                    "exporter": buffer.exporter.decode(errors="replace"),
-                    "tid": buffer.tid,
-                    "tgid": buffer.tgid,
-                    "heap": buffer.heap.decode(errors="replace"),
-                },
-            )
-        elif kind == layout.EV_CALL:
-            self._add("calls", call_row(data, self.load_id))
-        elif kind == layout.EV_RUN:
-            self._run(layout.Run.from_buffer_copy(data))
-        elif kind == layout.EV_INTERVAL:
-            interval = layout.Interval.from_buffer_copy(data)
-            self._add(
-                "intervals",
-                {
-                    "load_id": self.load_id,
-                    "tid": interval.tid,
-                    "tgid": interval.tgid,
-                    "phase": PHASES[interval.phase],
-                    "hook": HOOKS[interval.hook - 1].name if interval.hook else "",
-                    "start_ns": interval.start,
-                    "end_ns": interval.end,
-                },
-            )
-
-    def _run(self, run: layout.Run) -> None:
-        self._add(
-            "runs",
-            {
-                "load_id": self.load_id,
-                "tid": run.tid,
-                "tgid": run.tgid,
-                "kind": layout.RUN_KINDS[run.kind],
-                "dev": run.dev,
-                "ino": run.ino,
-                "start": run.start,
-                "end": run.end,
-                "since_ns": run.since,
-                "until_ns": run.until,
-            },
-        )
-
-    def _request(self, request: layout.Request) -> None:
-        self._add(
-            "requests",
-            {
-                "load_id": self.load_id,
-                "tid": request.tid,
-                "tgid": request.tgid,
-                "dev": request.dev,
-                "sector": request.sector,
-                "bytes": request.bytes,
-                "op": _OPS.get(request.op, "other"),
-                "queue_ns": request.queue_ns,
-                "issue_ns": request.issue_ns,
-                "complete_ns": request.complete_ns,
-                "kind": layout.REQUEST_KINDS[request.kind],
-                "phase": PHASES[request.phase],
-                "file_dev": request.file_dev,
-                "ino": request.ino,
-            },
-        )
-        self.devices.update(dev for dev in (request.dev, request.file_dev) if dev)
-
-    def _wait(self, wait: layout.Wait) -> None:
-        self._add(
-            "waits",
-            {
-                "load_id": self.load_id,
-                "tid": wait.tid,
-                "tgid": wait.tgid,
-                "phase": PHASES[wait.phase],
-                "start_ns": wait.start,
-                "woken_ns": wait.woken,
-                "end_ns": wait.end,
-            },
-        )
+        elif kind in rows.ROWS:
+            table, made = rows.ROWS[kind]
+            row = made(data, self.load_id)
+            self._add(table, row)
+            if kind == layout.EV_REQUEST:
+                self.devices.update(dev for dev in (row["dev"], row["file_dev"]) if dev)
 
     def _snapshot(self, thread: Any, kind: str, at: int) -> None:
-        # A worker has the mark of the thread it works for, or none if that has none.
-        marked = kind in ("begin", "end")
-        marked |= kind in ("work-begin", "work-end") and thread.load_id > 0
-        head: Row = {
-            "t_ns": at,
-            "load_id": thread.load_id if marked else self.load_id,
-            "window": thread.window if marked else -1,
-            "kind": kind,
-            "tid": thread.tid,
-            "tgid": thread.tgid,
-        }
-        owner = thread.owner
-        comm = thread.comm.decode(errors="replace")
-        for number, phase in enumerate(PHASES):
-            cell = thread.cells[number]
-            if number == 0 or cell.count or any(cell.ns):
-                self._add(
-                    "snapshots",
-                    {
-                        **head,
-                        "comm": comm,
-                        "owner": owner,
-                        "phase": phase,
-                        "cpu_ns": cell.ns[layout.MODE_CPU],
-                        "blocked_ns": cell.ns[layout.MODE_BLOCKED],
-                        "runnable_ns": cell.ns[layout.MODE_RUNNABLE],
-                        "count": cell.count,
-                    },
-                )
-        values = [(name, thread.counters[i]) for i, name in enumerate(layout.COUNTERS)]
-        values += [(f"hits:{hook.name}", thread.hits[i]) for i, hook in enumerate(HOOKS, start=1)]
-        for name, value in values:
-            if value:
-                self._add("counters", {**head, "counter": name, "value": value})
+        phases, counters = rows.snapshot(thread, kind, at, self.load_id)
+        self.rows.setdefault("snapshots", []).extend(phases)
+        if counters:
+            self.rows.setdefault("counters", []).extend(counters)
 
     def poll_threads(self, *, last: bool = False) -> dict[int, SchedStat]:
         """A "poll" snapshot of every traced thread, its open interval included.
@@ -396,7 +300,7 @@ class Tracer:
             thread = layout.Thread.from_buffer_copy(leaf)
             for run in thread.runs:
                 if run.end:
-                    self._run(run)
+                    self._add("runs", rows.run(bytes(run), self.load_id))
 
     def pinned_peak(self, *, reset: bool = False) -> int:
         """Most bytes pinned at once since the last reset."""

@@ -23,9 +23,9 @@ from dmatrace.session import files, preflight, source
 from dmatrace.session.delays import Delays
 from dmatrace.session.plan import raised
 from dmatrace.session.progress import Progress
+from dmatrace.session.rows import Row
 from dmatrace.session.strategies import Recorder, Request
 from dmatrace.session.traced import Traced
-from dmatrace.session.tracer import Row
 from dmatrace.sizes import format_size
 
 LEAST = 1 << 20  # bytes: what is smaller is nobody's model

@@ -15,6 +15,7 @@ from dmatrace.recording import Recording, Writer
 from dmatrace.report import text
 from dmatrace.session import observe, processes
 from dmatrace.session.observe import Observer
+from dmatrace.session.observed import READ
 from dmatrace.session.procevents import Event
 from dmatrace.session.progress import Progress
 from dmatrace.session.schedstat import SchedStat
@@ -29,6 +30,8 @@ class _Tracer:
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.running: list[tuple[int, int, dict[str, int]]] = []
         self.now = 0
+        self.read = 0  # how often there was something to take
+        self.late = False  # whether there is more than a short look can read
 
     def say(
         self,
@@ -59,11 +62,21 @@ class _Tracer:
             self.say("poll", tid, tgid, self.now, **counted)
         return {tid: SchedStat(2 * tid, 5, 4) for tid, _, _ in self.running}
 
-    def drain(self) -> None:
-        pass
+    def mark(self) -> int:
+        return self.read + bool(self.rows or self.late)
+
+    def past(self, mark: int) -> bool:
+        return self.read >= mark
+
+    def drain(self, seconds: float | None = None) -> None:
+        if seconds is None:
+            self.late = False
 
     def take(self) -> dict[str, list[dict[str, Any]]]:
+        if self.late:
+            return {}
         rows, self.rows = self.rows, {}
+        self.read += bool(rows)
         return rows
 
     def pinned_peak(self) -> int:
@@ -118,7 +131,7 @@ def _document(writer: Writer) -> dict[str, Any]:
 
 
 def test_bytes_read_are_what_verdicts_are_made_of() -> None:
-    assert set(observe.READ) == {"dio_bytes", *BUFFERED}
+    assert set(READ) == {"dio_bytes", *BUFFERED}
 
 
 def test_a_process_its_child_and_a_worker(
@@ -182,6 +195,63 @@ def test_a_process_that_lives_shorter_than_a_look_takes(
     observer.finish()
     (load,) = _document(writer)["loads"]
     assert (load["ended"], load["wall_ns"], load["bytes"]) == ("exit code 3", 210, MIB)
+
+
+def test_what_the_kernel_says_waits_for_what_the_tracer_wrote_before(
+    observed: tuple[Observer, Writer], tracer: _Tracer, events: _Events
+) -> None:
+    """A flood of records: neither is an end without its process, nor the process without it."""
+    observer, _ = observed
+    tracer.say("fork", 40, 40, 100)
+    tracer.say("exit", 40, 40, 300, dio_bytes=MIB, sched_run_ns=1)
+    tracer.late = True
+    events.waiting = [Event("exit", 310, 40, 40, status=3 << 8)]
+    observer.idle()
+    assert observer.behind
+    assert observer.processes == []
+    tracer.late = False
+    observer.idle()
+    assert not observer.behind
+    observer.finish()
+    (row,) = (process.row for process in observer.processes)
+    assert (row["ended"], row["end_ns"], row["bytes"]) == ("exit code 3", 310, MIB)
+
+
+def test_an_end_on_its_way_is_waited_for(
+    observed: tuple[Observer, Writer], tracer: _Tracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Proc has the process no more, and its end is not read yet."""
+    observer, _ = observed
+    tracer.running = [(10, 10, {"dio_bytes": 1})]
+    assert observer.add(10)
+    tracer.running = []
+    monkeypatch.setattr(processes, "alive", lambda _pid: False)
+    monkeypatch.setattr(observe, "_POLL_S", 0)
+    tracer.say("exit", 10, 10, 300, dio_bytes=MIB, sched_run_ns=1)
+    tracer.late = True
+    observer.idle()
+    assert observer.alive({10})
+    tracer.late = False
+    observer.idle()
+    assert not observer.alive({10})
+    tracer.say("fork", 11, 11, 400)
+    observer.idle()
+    assert not observer.alive({11}), "its end was lost, and nothing is on its way"
+    observer.finish()
+    ended, lost = (process.row for process in observer.processes)
+    assert (ended["end_ns"], ended["bytes"]) == (300, MIB)
+    assert lost["end_ns"] > 400
+
+
+def test_a_birth_that_is_read_late(observed: tuple[Observer, Writer], tracer: _Tracer) -> None:
+    """What was seen of the thread meanwhile stays."""
+    observer, _ = observed
+    tracer.say("poll", 10, 10, 1000, dio_bytes=MIB)
+    tracer.say("fork", 10, 10, 100, dio_bytes=1)
+    tracer.now = 900
+    observer.finish()
+    (row,) = (process.row for process in observer.processes)
+    assert (row["start_ns"], row["bytes"]) == (100, MIB - 1)
 
 
 def test_a_thread_that_execs_keeps_its_process(
