@@ -77,6 +77,7 @@ def _work_apart(watched: Watched, load: dict[str, Any]) -> bool:
     return bool(apart)
 
 
+@pytest.mark.timeout(1800)  # bpftrace starts once more
 def test_workers_are_threads_of_the_load_they_work_for(
     lab: Lab, model: str, watched: Watched
 ) -> None:
