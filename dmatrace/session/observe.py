@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
+from dmatrace.bpf import layout
 from dmatrace.phases import PHASES
 from dmatrace.recording import Writer
 from dmatrace.session import files, processes
@@ -66,7 +67,7 @@ class Observer:
         self._polled = 0.0
         self._seen = 0  # the tracer's place at the last look
         self._adding = 0  # the process whose threads are just being followed
-        self._cached = (0, 0)  # bytes: the files' peaks, and what is there now
+        self._pages: dict[files.File, layout.FilePages] = {}
         self._heard: deque[tuple[int, Event]] = deque()  # and the tracer's place at that time
         self._gone: dict[int, tuple[int, int]] = {}  # {load_id: the tracer's place, when}
         self._threads: dict[int, Thread] = {}
@@ -167,9 +168,9 @@ class Observer:
         for event in self._events.take() if self._events else ():
             if event.kind == "exit":
                 self._status(self._by_pid.get(event.tgid), event)
-        self._files()
         if self._ways:
             self._ways.sample(self._named, last=True)
+        self._files()
         now = time.monotonic_ns()
         for process in self.processes:
             row = process.row
@@ -381,16 +382,25 @@ class Observer:
         row["page_cache_added"] = self._sum(process, "cache_added_bytes")
         row["page_cache_removed"] = self._sum(process, "cache_removed_bytes")
         row["pinned_peak"] = self._tracer.pinned_peak()
-        row["page_cache_peak"], row["page_cache_end"] = self._cached
+        pages = self._cached(row["load_id"])
+        row["page_cache_peak"] = sum(each.peak for each in pages)
+        row["page_cache_end"] = sum(max(0, each.added - each.removed) for each in pages)
         row.setdefault("ended", "")
+
+    def _cached(self, load_id: int) -> list[layout.FilePages]:
+        """The page cache of a process's files.
+
+        The kernel's side counts by file: the only process has them all, of several each one
+        those that it loads (1 MiB or more), which others may load too.
+        """
+        if len(self.processes) == 1 or self._ways is None:
+            return list(self._pages.values())
+        mine = self._ways.touched(load_id)
+        return [pages for file, pages in self._pages.items() if file in mine]
 
     def _files(self) -> None:
         """The page cache of the files that the processes brought in, and what they read."""
-        peak = now = 0
-        for pages in (self._tracer.all_file_pages() or {}).values():
-            peak += pages.peak
-            now += max(0, pages.added - pages.removed)
-        self._cached = peak, now
+        self._pages = self._tracer.all_file_pages() or {}
         if len(self.processes) == 1:
             # The kernel's side counts by file alone: of several processes nobody can say who.
             reads = self._tracer.file_reads()

@@ -134,6 +134,11 @@ class Ways:
         self._known: dict[int, bytes] = {}
         self._last: dict[bytes, tuple[bytes, int, str]] = {}
         self._files: dict[Key, _File] = {}
+        self._touched: dict[int, set[Key]] = {}
+
+    def touched(self, load_id: int) -> set[Key]:
+        """The files that one has read, written or mapped, as far as they were sampled."""
+        return self._touched.get(load_id, set())
 
     def expect(self, pid: int) -> None:
         """Before process ``pid`` is followed: its reads are counted from the first event on."""
@@ -205,6 +210,7 @@ class Ways:
             key, value = bytes(raw_key), bytes(raw)
             way = layout.WayKey.from_buffer_copy(key)
             load_id = self._load_of(way.tgid)
+            self._touched.setdefault(load_id, set()).add((way.file.dev, way.file.ino))
             file = self._described((way.file.dev, way.file.ino), way.tgid, named)
             # Its birth and its file's name may come to us after its first reads.
             now = value, load_id, file["path"]

@@ -173,6 +173,20 @@ class FileLoads:
             kept += sum(map(len, process.runs.values()))
         return kept
 
+    @property
+    def several(self) -> bool:
+        """Whether more than one process is followed."""
+        return sum(process.observed for process in self._processes.values()) > 1
+
+    def touched(self, load_id: int) -> set[File]:
+        """The files that a followed process has read, written or mapped."""
+        process = self._processes.get(load_id)
+        if process is None:
+            return set()
+        return {
+            (row["dev"], row["ino"]) for row in (*process.all_ways(), *process.written.values())
+        }
+
     def _of(self, load_id: int) -> _Process | None:
         process = self._processes.setdefault(load_id, _Process()) if load_id > 0 else None
         return None if process is None or process.over else process

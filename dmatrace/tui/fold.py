@@ -178,6 +178,8 @@ class Fold:
             sampled="ledger" in meta,
         )
         loads = {load_id: each.load(now, known) for load_id, each in self._live.items()}
+        if self._files.several:
+            loads = {n: self._own(load, told=not not_seen) for n, load in loads.items()}
         loads |= self._done
         self._files.refresh(cached="cached" not in unknown, unseen=not_seen)
         drawn = tuple(self._with_files(loads[load_id]) for load_id in sorted(loads))
@@ -205,6 +207,17 @@ class Fold:
             transport=transport,
             unseen=not_seen,
         )
+
+    def _own(self, load: Load, *, told: bool) -> Load:
+        """Of several processes that are followed each has the page cache of the files it loads.
+
+        The recorder says it so in the end; until then the samples go with the first of them.
+        ``told``: whether every way to load a file is seen.
+        """
+        if load.memory.added is None or self._live[load.load_id].ended:
+            return load
+        held = self._ledger.held(self._files.touched(load.load_id)) if told else (None, None)
+        return replace(load, memory=replace(load.memory, cached=held[0], cached_peak=held[1]))
 
     def _with_files(self, load: Load) -> Load:
         """A followed process with the files that it loads."""

@@ -181,6 +181,12 @@ class Ledger:
         ]
         return tuple(sorted(found, key=lambda file: (-file.cached, file.name)))
 
+    def held(self, files: Iterable[Key]) -> tuple[int, int]:
+        """(now, at most) of these files, in bytes of page cache."""
+        rows = [row for row in map(self._pages.get, files) if row]
+        rows = [row for row in rows if (row.get("kind") or "file") == "file"]
+        return sum(max(0, row["current"]) for row in rows), sum(row["peak"] for row in rows)
+
     def heaps(self) -> tuple[Heap, ...]:
         """What each exporter holds."""
         return tuple(

@@ -275,6 +275,32 @@ def test_a_thread_that_execs_keeps_its_process(
     assert load["wall_ns"] == 400
 
 
+def test_of_several_processes_each_has_the_page_cache_of_its_files(
+    tmp_path: Path, tracer: _Tracer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger counts by file; another's file is in nobody else's bill."""
+
+    class _Ways:
+        def touched(self, load_id: int) -> set[tuple[int, int]]:
+            return {1: {(1, 2), (9, 9)}, 2: set()}[load_id]
+
+        def sample(self, _named: object, *, last: bool = False) -> None:
+            pass
+
+    monkeypatch.setattr(processes, "alive", lambda _pid: True)
+    writer = Writer.create(tmp_path / "a.dmt", {**synthetic.META, "target": {"kind": "pid"}})
+    say = Progress(quiet=True)
+    arguments = cast(Any, (tracer, writer, None, None, say))
+    observer = Observer(*arguments, ways=lambda _load_of: cast(Any, _Ways()))
+    tracer.say("fork", 10, 10, 100)
+    tracer.say("fork", 20, 20, 100)
+    observer.finish()
+    writer.close()
+    rows = [process.row for process in observer.processes]
+    assert [row["page_cache_end"] for row in rows] == [4, 0]
+    assert [row["page_cache_peak"] for row in rows] == [5, 0]
+
+
 def test_a_number_that_is_used_again(
     observed: tuple[Observer, Writer], tracer: _Tracer, events: _Events
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import followed
 import pytest
 import synthetic
 from textual.widgets import Static
@@ -239,10 +240,27 @@ def test_a_followed_process() -> None:
         assert (load.state, draw.outcome(load), load.done_bytes) == (state, shown_, 3 * MIB)
 
 
-def test_the_page_cache_of_several_processes_is_nobodys() -> None:
-    second = _observed(load_id=2, pid=12)
-    loads = _fold({"loads": [_observed(), second], "page_cache": [_pages(10, 1, MIB)]}).loads
-    assert [load.memory.cached for load in loads] == [MIB, None]
+def test_of_several_processes_each_has_the_page_cache_of_the_files_it_loads() -> None:
+    """The rows of the page cache go with the first one, whoever brought it in."""
+    tables = {
+        "loads": [_observed(), _observed(load_id=2, pid=12), _observed(load_id=3, pid=13)],
+        "page_cache": [
+            {**_pages(10, ino, ino * MIB), "dev": followed.MODEL[0]} for ino in (50, 51, 7)
+        ],
+        "ways": [
+            followed.way(followed.MODEL, 20, MIB, load_id=2, tgid=12),
+            followed.way(followed.TOKENS, 20, MIB, load_id=2, tgid=12, way="written"),
+            followed.way(followed.TOKENS, 20, MIB, load_id=3, tgid=13),
+        ],
+    }
+    loads = _fold(tables).loads
+    assert [load.memory.cached for load in loads] == [0, 101 * MIB, 51 * MIB]
+    assert [load.memory.cached_peak for load in loads] == [0, 101 * MIB, 51 * MIB]
+    alone = _fold({**tables, "loads": tables["loads"][:1], "ways": []}).loads
+    assert [load.memory.cached for load in alone] == [108 * MIB]
+    blind = [{"name": "filemap_read", "phase": "copy", "attached": None, "hides": "reads"}]
+    loads = _fold(tables, hooks=blind).loads
+    assert [load.memory.cached for load in loads] == [None] * 3
 
 
 _SAMPLED = {
