@@ -8,10 +8,12 @@ ones are not in it); a tracepoint must be in tracefs.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from dmatrace.bpf import symbols
 from dmatrace.bpf.btf import function_btf, has_module
 from dmatrace.bpf.hook import Hook, Tap
 from dmatrace.bpf.hooks import HOOKS, TAPS
@@ -45,13 +47,35 @@ def tracefs() -> str:
 @lru_cache(maxsize=1)
 def traceable_functions() -> frozenset[str]:
     """Functions that fentry and kprobes can attach to; a name in it twice is ambiguous."""
-    seen: set[str] = set()
-    twice: set[str] = set()
-    with open(os.path.join(tracefs(), "available_filter_functions")) as lines:
-        for line in lines:
-            name = line.split(" ", 1)[0].rstrip("\n")
-            (twice if name in seen else seen).add(name)
-    return frozenset(seen - twice)
+    if not listed():
+        # Whether one that has a symbol can be attached to, its attachment says.
+        return _once(symbols.functions())
+    with open(_list_of_functions()) as lines:
+        return _once(line.split(" ", 1)[0].rstrip("\n") for line in lines)
+
+
+def listed() -> bool:
+    """Whether the kernel says which functions can be traced.
+
+    Locked down for confidentiality it keeps that from root too (LOCKDOWN_TRACEFS).
+    Raises PermissionError without root.
+    """
+    try:
+        with open(_list_of_functions()):
+            return True
+    except PermissionError:
+        if os.geteuid() != 0:
+            raise
+        return False
+
+
+def _list_of_functions() -> str:
+    return os.path.join(tracefs(), "available_filter_functions")
+
+
+def _once(names: Iterable[str]) -> frozenset[str]:
+    """Those that are there once."""
+    return frozenset(name for name, count in Counter(names).items() if count == 1)
 
 
 def has_event(event: str) -> bool:

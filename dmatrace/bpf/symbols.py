@@ -35,6 +35,11 @@ def symbol(address: int) -> str:
     return names[place] if place >= 0 and starts[place] else ""
 
 
+def functions() -> list[str]:
+    """The names of all functions, in the order of their addresses."""
+    return _functions()[1]
+
+
 def forget() -> None:
     """Read it anew: modules may have come since."""
     _functions.cache_clear()

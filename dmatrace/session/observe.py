@@ -404,7 +404,9 @@ class Observer:
         if len(self.processes) == 1:
             # The kernel's side counts by file alone: of several processes nobody can say who.
             reads = self._tracer.file_reads()
-            self._write("file_reads", files.described(reads, self._named, None, FIRST))
+            # Of a target that leaves no CPU for a look at proc, its system calls say it alone.
+            named = {**(self._ways.paths if self._ways else {}), **self._named}
+            self._write("file_reads", files.described(reads, named, None, FIRST))
 
     def _write(self, table: str, rows: list[Row]) -> None:
         if rows:

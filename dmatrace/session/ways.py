@@ -140,6 +140,12 @@ class Ways:
         """The files that one has read, written or mapped, as far as they were sampled."""
         return self._touched.get(load_id, set())
 
+    @property
+    def paths(self) -> dict[Key, str]:
+        """Paths of files as they were opened, which is known of one that was open for a moment."""
+        found = ((key, file.path) for key, file in self._files.items())
+        return {key: path for key, path in found if path.startswith("/")}
+
     def expect(self, pid: int) -> None:
         """Before process ``pid`` is followed: its reads are counted from the first event on."""
         self._know(pid, self._mapped(pid))

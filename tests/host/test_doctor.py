@@ -246,6 +246,7 @@ def functions(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The functions that the kernel lists, as a set to change; all of the table at first."""
     known = {name for hook in HOOKS for name in hook.candidates}
     monkeypatch.setattr(resolve, "traceable_functions", lambda: known)
+    monkeypatch.setattr(resolve, "listed", lambda: True)
     monkeypatch.setattr(resolve, "exists", lambda hook: not hook.module)
     monkeypatch.setattr(
         resolve, "options",
@@ -313,6 +314,32 @@ def test_unseen_hooks(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(resolve, "traceable_functions", may_not)
     user = replace(machine, uid=1000)
     assert list(tracing.hooks(user)) == [unknown(do="run it with sudo")]
+
+
+def test_functions_that_root_may_not_list(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A kernel that is locked down: symbols say what could be, the doctor that it is unknown."""
+
+    def refused(*_args: object, **_more: object) -> object:
+        raise PermissionError(1, "Operation not permitted")
+
+    resolve.traceable_functions.cache_clear()
+    monkeypatch.setattr(resolve, "tracefs", lambda: str(tmp_path))
+    monkeypatch.setattr("builtins.open", refused)
+    monkeypatch.setattr(resolve.symbols, "functions", lambda: ["a", "b", "a", "c"])
+    monkeypatch.setattr(resolve.os, "geteuid", lambda: 0)
+    assert resolve.traceable_functions() == {"b", "c"}
+    resolve.traceable_functions.cache_clear()
+    (line,) = tracing.hooks(machine)
+    assert line.state is State.UNKNOWN
+    assert "lockdown" in line.do
+    resolve.traceable_functions.cache_clear()
+    monkeypatch.setattr(resolve.os, "geteuid", lambda: 1000)
+    with pytest.raises(PermissionError):
+        resolve.traceable_functions()
+    monkeypatch.undo()
+    resolve.traceable_functions.cache_clear()
 
 
 def test_a_check_that_may_not_look(machine: Machine) -> None:

@@ -105,6 +105,14 @@ def hooks(machine: Machine) -> Iterator[Finding]:
     if not _seen():
         yield _not_seen(machine, f"{len(rows)} functions")
         return
+    if not resolve.listed():
+        yield unknown(
+            f"{len(rows)} functions cannot be looked up: the kernel keeps"
+            " available_filter_functions from root; those that it refuses when a recording"
+            " starts are named in that",
+            "boot it without lockdown=confidentiality",
+        )
+        return
     try:
         absent = lacking(kernel_btf())
     except CannotHere:
