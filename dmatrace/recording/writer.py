@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -148,8 +149,7 @@ class Writer:
         if table not in schema.TABLES:
             raise ValueError(f"no table {table!r}")
         columns = schema.TABLES[table]
-        names = {column.name for column in columns}
-        required = {column.name for column in columns if not column.optional}
+        names, required = _names(table)
         for row in rows:
             if not row.keys() <= names or not required <= row.keys():
                 odd = sorted(row.keys() - names) + sorted(required - row.keys())
@@ -157,7 +157,8 @@ class Writer:
         layout = self._schemas[table]
         arrays = []
         for column in columns:
-            values = [row.get(column.name, column.default) for row in rows]
+            name, default = column.name, column.default
+            values = [row.get(name, default) for row in rows]
             try:
                 arrays.append(_array(column.kind, values))
             except (TypeError, OverflowError, ValueError) as error:
@@ -193,6 +194,14 @@ class Writer:
     def _give(self, file: Path) -> None:
         if self._owner is not None:
             os.chown(file, *self._owner)
+
+
+@lru_cache
+def _names(table: str) -> tuple[frozenset[str], frozenset[str]]:
+    """A table's columns: all, and those that every row has."""
+    columns = schema.TABLES[table]
+    required = (column.name for column in columns if not column.optional)
+    return frozenset(column.name for column in columns), frozenset(required)
 
 
 def _row_groups(stream: Path, layout: pa.Schema) -> Iterator[pa.Table]:
@@ -239,7 +248,7 @@ def _text(value: Any) -> str:
     """A str Arrow accepts: file names and comms may hold bytes that are no UTF-8."""
     if not isinstance(value, str):
         raise ValueError(f"not a string: {value!r}")
-    return value.encode("utf-8", "backslashreplace").decode()
+    return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
 
 
 def check_place(where: Path, force: bool) -> None:

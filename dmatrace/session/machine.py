@@ -12,6 +12,7 @@ import os
 import platform
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from dmatrace.sizes import format_size
@@ -131,6 +132,17 @@ def _mount(mountinfo: str, path: str) -> tuple[str, str, str, str] | None:
     """
     best: tuple[str, str, str, str] | None = None
     longest = -1
+    for point, found in _mounts(mountinfo):
+        inside = path == point or path.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= longest:
+            longest, best = len(point), found
+    return best
+
+
+@lru_cache(maxsize=4)  # who asks of each of a process's mappings asks of one table
+def _mounts(mountinfo: str) -> list[tuple[str, tuple[str, str, str, str]]]:
+    """(mount point, as ``_mount`` gives it) of each line."""
+    found = []
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         fields, rest = before.split(), after.split()
@@ -138,10 +150,8 @@ def _mount(mountinfo: str, path: str) -> tuple[str, str, str, str] | None:
             continue
         # Blanks in it are written as \\040.
         point = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), fields[4])
-        inside = path == point or path.startswith(point.rstrip("/") + "/")
-        if inside and len(point) >= longest:
-            longest, best = len(point), (rest[0], fields[5], fields[2], rest[2])
-    return best
+        found.append((point, (rest[0], fields[5], fields[2], rest[2])))
+    return found
 
 
 def _read(path: Path) -> str:
