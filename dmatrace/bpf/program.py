@@ -36,38 +36,10 @@ from dmatrace.bpf.resolve import (
     without_double,
 )
 from dmatrace.bpf.stacks import left_out
+from dmatrace.bpf.taps import AGAIN, TWICE, programs
 from dmatrace.detail import EXACT, Detail
 from dmatrace.errors import CannotHere, DmatraceError
 from dmatrace.phases import PHASE_ID
-
-# C file of a tap -> the tracepoints its programs are for, raw or with tracefs's fields.
-_RAW = {
-    "tasks.c": (
-        "sys_enter",
-        "sys_exit",
-        "sched_switch",
-        "sched_wakeup",
-        "sched_process_fork",
-        "sched_process_exec",
-        "sched_process_exit",
-    ),
-    "direct.c": ("iomap_dio_complete",),
-    "dmabuf.c": ("dma_buf_export",),
-    "block.c": ("block_bio_queue", "block_split", "block_rq_issue", "block_rq_complete"),
-}
-# What stands for them where the kernel preempts itself.
-_UNPREEMPTED = {
-    "sys_enter": "raw_syscalls:sys_enter",
-    "sys_exit": "raw_syscalls:sys_exit",
-    "sched_process_exec": "sched:sched_process_exec",
-    "sched_process_exit": "sched:sched_process_exit",
-}
-_CLASSIC = {
-    "pagecache.c": (
-        "filemap:mm_filemap_add_to_page_cache",
-        "filemap:mm_filemap_delete_from_page_cache",
-    ),
-}
 
 
 def check_machine(without: Collection[str]) -> None:
@@ -164,7 +136,7 @@ class Program:
         flags += ["-DPREEMPTS"] if preempts() else []
         # Headers of 7.x, which bcc itself includes, use Microsoft's anonymous members.
         flags += ["-fms-extensions", "-Wno-everything"]
-        formats = [_event(e) / "format" for tap in present for e in _events(tap) if ":" in e]
+        formats = [_event(e) / "format" for tap in present for e, _ in programs(tap) if ":" in e]
         #: ``warm``: the program was compiled before, and kept.
         text = source(present, sampled=detail.hz > 0, newcomers=newcomers)
         self._compiled, self.warm = cache.compiled(text, flags, formats, self.messages)
@@ -279,21 +251,22 @@ class Program:
 
     def _attach_taps(self, present: Collection[Tap]) -> None:
         for tap in present:
-            for event in _events(tap):
+            for event, again in programs(tap):
                 try:
-                    attach = self._tracepoint(event)
+                    attach = self._tracepoint(event, again)
                     self._links += attach()
                 except OSError as error:
                     said = [*self.messages, str(error)]
                     raise failure(f"the kernel refuses {event}", error, said) from None
                 self._attachers.append(attach)
 
-    def _tracepoint(self, event: str) -> Callable[[], list[int]]:
+    def _tracepoint(self, event: str, again: str = "") -> Callable[[], list[int]]:
         """How a tracepoint's program is attached: "system:name" with tracefs's fields, else raw."""
         system, colon, name = event.rpartition(":")
         if not colon:
             function = f"raw_tracepoint__{name}"
-            fd = self._load(f"dmt_{name}", function, libbpf.PROG_TYPE_RAW_TRACEPOINT)
+            kind = libbpf.PROG_TYPE_RAW_TRACEPOINT
+            fd = self._load(f"dmt_{name}", function, kind, name + again)
             return partial(libbpf.attach_raw_tracepoint, fd, name)
         function = f"tracepoint__{system}__{name}"
         fd = self._load(f"dmt_{name}", function, libbpf.PROG_TYPE_TRACEPOINT)
@@ -344,7 +317,12 @@ class Program:
         Count missed stats in trace_call_bpf" in v6.7); a kprobe is not where another is
         being handled, or where too many calls of its function are under way.
         """
-        recursions = sum(fields.get("recursion_misses", 0) for _, fields in self._told())
+        counts: dict[str, list[int]] = {}
+        for name, fields in self._told():
+            each = counts.setdefault(name.removesuffix(AGAIN), [])
+            each.append(fields.get("recursion_misses", 0))
+        # What one copy missed the other one heard of.
+        recursions = sum(min(n) if name in TWICE else sum(n) for name, n in counts.items())
         if any(hook["attached"] == "kprobe" for hook in self.hooks) and not self._kprobes_tell():
             return None
         return recursions + self._missed_before + sum(libbpf.missed(x) or 0 for x in self._links)
@@ -379,14 +357,6 @@ class Program:
                         f"struct {name}: {theirs} bytes in C, {ctypes.sizeof(mine)} in Python",
                         do="this is a bug: dmatrace.h and layout.py must agree",
                     )
-
-
-def _events(tap: Tap) -> list[str]:
-    """The tracepoints of its C file: raw, or "system:name" of those with tracefs's fields."""
-    raw = _RAW.get(tap.source, ())
-    if preempts():
-        raw = tuple(_UNPREEMPTED.get(event, event) for event in raw)
-    return [*raw, *_CLASSIC.get(tap.source, ())]
 
 
 def _online() -> list[int]:

@@ -81,17 +81,31 @@ def check_exits(found: Mixed, out: Path) -> None:
 
 
 def check_bytes(found: Mixed) -> None:
-    """What calls returned to the threads is what the kernel's functions were seen to return."""
+    """What calls returned to the threads is what the kernel's functions were seen to return.
+
+    Where the report says that calls were missed, no more than those may be wanting.
+    """
     total = {"read": 0, "direct": 0, "written": 0}
+    wanting: dict[object, int] = {}
     for load in found.document["loads"]:
         said = found.said[load["load_id"]]
         direct = load["direct"]["direct_bytes"]
         # Of the file alone: what a thread reads of a memfd is from a file in memory.
-        assert direct == said["direct"], load["load_id"]
+        assert direct <= said["direct"], load["load_id"]
+        if direct < said["direct"]:
+            wanting[load["load_id"]] = said["direct"] - direct
         total = {name: total[name] + said[name] for name in total}
     counters = counted(found.recording)
-    assert counters["copy_read_bytes"] == total["read"]
-    assert counters["copy_write_bytes"] == total["written"]
+    lost = found.document["lost"]
+    print(f"direct reads not seen: {wanting}, lost: {lost}")
+    for name, missing in (
+        ("copy_read_bytes", total["read"] - counters["copy_read_bytes"]),
+        ("copy_write_bytes", total["written"] - counters["copy_write_bytes"]),
+    ):
+        assert missing >= 0, name
+        if missing:
+            wanting[name] = missing
+    assert len(wanting) <= lost["missed"], wanting
     assert all(total.values())
 
 
