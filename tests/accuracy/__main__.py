@@ -11,9 +11,12 @@ from pathlib import Path
 
 from dmatrace.lab import kernels, places
 from dmatrace.lab.guest import Guest
-from tests.accuracy.page import Table, rendered
+from tests.accuracy.page import Part, Table, rendered
+from tests.accuracy.row import Row
 from tests.accuracy.sections import SECTIONS
 from tests.guest.lab import Lab
+
+AGAIN = 2  # times
 
 
 def main() -> int:
@@ -59,11 +62,28 @@ def measure(name: str, table: Table) -> None:
                 for said in SECTIONS[section](lab):
                     part.add(name, said)
                 part.ended.add(name)
+                again(lab, name, section, part)
             except Exception as error:  # the other sections are worth having all the same
                 traceback.print_exc()
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 table.failed.append(f"{name}: {section} did not run to its end: {lines[0]}")
             _say(f"{name}: {section}: {time.monotonic() - began:.0f} s")
+
+
+def again(lab: Lab, name: str, section: str, part: Part) -> None:
+    """Measure once more, at most twice, what was too far apart in time alone.
+
+    The host may take an emulated CPU away between two clocks that are read one after the
+    other; that does not repeat.  What dmatrace gets wrong does.
+    """
+    for _ in range(AGAIN):
+        late = part.late(name)
+        if not late:
+            return
+        _say(f"{name}: {section}: {len(late)} times are apart, measured again")
+        for said in SECTIONS[section](lab):
+            if isinstance(said, Row):
+                part.remeasured(name, said, late)
 
 
 def _say(text: str) -> None:

@@ -53,6 +53,26 @@ def test_rows_that_are_within_their_tolerance() -> None:
     assert "1.0 is 1.0-test; 2.0 is 2.0-test" in text
 
 
+def test_a_time_that_is_measured_again_is_said() -> None:
+    """Its second value counts, good or bad; what is no time has one try."""
+
+    def took(ours: float) -> Row:
+        return Row("wall_ns", "a load", "the clock", "ns", ours, 100, within=0.02)
+
+    table = _table(("1.0", took(110)), ("2.0", took(100)), ("1.0", _row(102)))
+    part = table.part("Loads")
+    late = part.late("1.0")
+    assert late == {("wall_ns", "a load", "the clock")}
+    assert part.late("2.0") == set()
+    for row in (took(101), _row(100)):
+        part.remeasured("1.0", row, late)
+    assert part.late("1.0") == set()
+    assert any("memory.shmem 102" in line for line in table.bad())
+    text = rendered(table)
+    assert "| +1.000 % | equal |" in text
+    assert "- 1.0: `wall_ns` of a load: measured again, was +10.000 % by the clock" in text
+
+
 def test_a_row_outside_of_its_tolerance_is_said_and_fails() -> None:
     table = _table(("1.0", _row()), ("2.0", _row(102)))
     (bad,) = table.bad()
