@@ -171,18 +171,6 @@ def _figures(done: Reads, mask: Mask | None) -> dict[str, Any]:
     }
 
 
-def figures(latencies: Sequence[int], sizes: Sequence[int]) -> dict[str, Any]:
-    """The same of completed reads that are in no frame: latencies in ns, sizes in bytes."""
-    import numpy as np
-
-    return {
-        "requests": len(sizes),
-        "read_bytes": sum(sizes),
-        "latency_ns": arrays.percentiles(np.array(latencies, dtype=np.int64), PERCENTILES),
-        "size_hist": arrays.size_hist(np.array(sizes, dtype=np.int64)),
-    }
-
-
 def _devices(
     done: Reads, known: Iterable[Mapping[str, Any]], whole: Mapping[str, Any]
 ) -> list[dict[str, Any]]:

@@ -107,7 +107,10 @@ class Fold:
             state.dirty = True
 
     def _request(self, row: Row) -> None:
-        self._of(row, "requests")
+        state = self._state(row["load_id"])
+        if state is not None:
+            state.requests.add(row)
+            state.dirty = True
         if row["load_id"] > 0:
             self._seen(row["complete_ns"])
 

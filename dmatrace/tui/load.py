@@ -44,7 +44,7 @@ class LoadState:
         self.quiet = 0  # refreshes since its last row
         self.drawn: Load | None = None
         self.clocks: list[Row] = []
-        self.requests: list[Row] = []
+        self.requests = queue.Requests()
         self.intervals: list[Row] = []
         self.samples: list[Row] = []
         self.file_reads: list[Row] = []
@@ -210,7 +210,7 @@ class LoadState:
         judged |= figures.doubted(judged, hidden)
         start = min((span.first.t_ns for span in spans), default=int(row["start_ns"]))
         elapsed = int(row["wall_ns"]) or (max(0, now - start) if start else 0)
-        io = queue.io(self.requests) if "requests" not in hidden else None
+        io = self.requests.io() if "requests" not in hidden else None
         bytes_now = self._bytes(state, judged, io, hidden)
         first = spans[0] if spans else None
         begun = state not in ("waiting", "skipped")
@@ -268,10 +268,10 @@ class LoadState:
                 read = row["direct"] + row["buffered"] + row["spliced"]
                 most[row["path"]] = most.get(row["path"], 0) + read
         if not most:
-            for row in queue.reads(self.requests):
-                path = paths.get((row.get("file_dev", 0), row.get("ino", 0)))
+            for file, read in self.requests.by_file.items():
+                path = paths.get(file)
                 if path:
-                    most[path] = most.get(path, 0) + row["bytes"]
+                    most[path] = most.get(path, 0) + read
         return max(most, key=lambda path: most[path], default="")
 
     def _so_far(self, counters: Mapping[str, int], known: Known) -> dict[str, int | None]:
@@ -321,8 +321,7 @@ class LoadState:
             for row in self.intervals
             if row["phase"] in overlap.ALLOCATING
         )
-        reading = ((row["issue_ns"], row["complete_ns"]) for row in queue.reads(self.requests))
-        found = overlap.overlap(allocating, reading)
+        found = overlap.overlap(allocating, self.requests.busy())
         return found["alloc_ns"], found["io_ns"], found["both_ns"]
 
     def _waterfall(self, spans: list[time.Span]) -> Iterator[tuple[str, tuple[Interval, ...]]]:
@@ -353,9 +352,8 @@ class LoadState:
             if span.owner:
                 worked = (span.first.t_ns, span.last.t_ns)
                 lines.setdefault("  workers", []).append(worked)
-        reads = [(each["issue_ns"], each["complete_ns"]) for each in queue.reads(self.requests)]
-        if reads:
-            lines["  disk reads"] = reads
+        if self.requests.busy():
+            lines["  disk reads"] = self.requests.busy()
         for what, intervals in lines.items():
             whole = overlap.union(intervals)
             if whole:

@@ -3,72 +3,131 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from array import array
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from dmatrace.analysis import block, overlap
+from dmatrace.analysis import arrays, block, overlap
+from dmatrace.analysis.sweep import Intervals, intervals
 from dmatrace.tui.model import Interval, Io
+
+if TYPE_CHECKING:
+    from dmatrace.analysis.arrays import Column
 
 Row = Mapping[str, Any]
 
 SLICES = 48  # of the queue depth over time
 
 
-def reads(requests: Iterable[Row]) -> list[Row]:
-    """The completed reads."""
-    return [row for row in requests if row["op"] == "read" and row["complete_ns"] > 0]
+class Requests:
+    """The completed reads of one load, 24 bytes each: a load of 70 GB has half a million."""
+
+    def __init__(self) -> None:
+        self._issue, self._complete, self._bytes = (array("q") for _ in range(3))
+        self._busy: tuple[int, list[Interval]] = (0, [])  # of so many requests
+        #: {(dev, inode): bytes} of the files that they were for, as far as their bios told.
+        self.by_file: dict[tuple[int, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._issue)
+
+    def add(self, row: Row) -> None:
+        """A row of the requests table; what is no completed read is left out."""
+        if row["op"] != "read" or row["complete_ns"] <= 0:
+            return
+        self._issue.append(row["issue_ns"])
+        self._complete.append(row["complete_ns"])
+        self._bytes.append(row["bytes"])
+        file = row.get("file_dev", 0), row.get("ino", 0)
+        self.by_file[file] = self.by_file.get(file, 0) + row["bytes"]
+
+    def busy(self) -> list[Interval]:
+        """When at least one was between issue and completion: disjoint, ascending."""
+        if self._busy[0] != len(self):
+            self._busy = len(self), _union(*self._intervals())
+        return self._busy[1]
+
+    def _intervals(self) -> Intervals:
+        """Starts and ends, row by row; empty ones are dropped."""
+        import numpy as np
+
+        start, end = (np.array(each, dtype=np.int64) for each in (self._issue, self._complete))
+        kept = start < end
+        return Intervals(start[kept], end[kept])
+
+    def io(self) -> Io:
+        """The figures; zeros where there are none."""
+        import numpy as np
+
+        start, end, sizes = (
+            np.array(each, dtype=np.int64) for each in (self._issue, self._complete, self._bytes)
+        )
+        latencies = end - start
+        span = (int(start.min()), int(end.max())) if len(self) else (0, 0)
+        moments = intervals(start, end)
+        busy = overlap.length(self.busy())
+        return Io(
+            requests=len(self),
+            read_bytes=int(sizes.sum()),
+            **arrays.percentiles(latencies, block.PERCENTILES),
+            latency_hist=_by_power(latencies),
+            size_hist=tuple((int(size), n) for size, n in arrays.size_hist(sizes).items()),
+            depth_mean=float(latencies.sum()) / busy if busy else 0.0,
+            depth_max=_deepest(moments),
+            depth_series=_depths(moments, span),
+            span=span,
+        )
 
 
-def io(requests: Iterable[Row]) -> Io:
-    """The figures of completed reads; zeros where there are none."""
-    done = reads(requests)
-    spans = [(row["issue_ns"], row["complete_ns"]) for row in done]
-    latencies = [end - start for start, end in spans]
-    figures = block.figures(latencies, [row["bytes"] for row in done])
-    counts: dict[int, int] = {}
-    for latency in latencies:
-        bucket = 1 << (max(latency, 1).bit_length() - 1)
-        counts[bucket] = counts.get(bucket, 0) + 1
-    busy = overlap.length(overlap.union(spans))
-    span = (min(s for s, _ in spans), max(e for _, e in spans)) if spans else (0, 0)
-    return Io(
-        requests=figures["requests"],
-        read_bytes=figures["read_bytes"],
-        **figures["latency_ns"],
-        latency_hist=tuple(sorted(counts.items())),
-        size_hist=tuple((int(size), n) for size, n in figures["size_hist"].items()),
-        depth_mean=sum(latencies) / busy if busy else 0.0,
-        depth_max=_deepest(spans),
-        depth_series=_depths(spans, span),
-        span=span,
-    )
+def _union(start: Column, end: Column) -> list[Interval]:
+    """As overlap.union(): intervals that touch are one."""
+    import numpy as np
+
+    if not len(start):
+        return []
+    order = np.argsort(start, kind="stable")
+    start, end = start[order], np.maximum.accumulate(end[order])
+    first = np.flatnonzero(np.append(True, start[1:] > end[:-1]))
+    last = np.append(first[1:], len(start)) - 1
+    return list(zip(start[first].tolist(), end[last].tolist(), strict=True))
 
 
-def _deepest(spans: Sequence[Interval]) -> int:
+def _by_power(values: Column) -> tuple[tuple[int, int], ...]:
+    """(a power of two, how many values there are from it on), of values of 1 or more."""
+    import numpy as np
+
+    # Below 2 ** 53 ns, which are 104 days, the exponent is exact.
+    _, exponents = np.frexp(np.maximum(values, 1).astype(np.float64))
+    found = zip(*(x.tolist() for x in np.unique(exponents, return_counts=True)), strict=True)
+    return tuple((1 << (exponent - 1), count) for exponent, count in found)
+
+
+def _deepest(moments: Intervals) -> int:
     """The most intervals that hold one moment; one that ends as another begins holds none."""
-    edges = sorted([(start, 1) for start, _ in spans] + [(end, -1) for _, end in spans])
-    deepest = depth = 0
-    for _, step in edges:
-        depth += step
-        deepest = max(deepest, depth)
-    return deepest
+    import numpy as np
+
+    if not moments:
+        return 0
+    begun = np.arange(1, len(moments.starts) + 1)
+    return int((begun - np.searchsorted(moments.ends, moments.starts, "right")).max())
 
 
-def _depths(spans: Sequence[Interval], whole: Interval) -> tuple[float, ...]:
+def _depths(moments: Intervals, whole: Interval) -> tuple[float, ...]:
     """The mean number of requests in the device, in equal slices of ``whole``."""
+    import numpy as np
+
     begin, end = whole
     if end <= begin:
         return ()
-    width = (end - begin) / SLICES
-    sums = [0.0] * SLICES
-    for start, stop in spans:
-        first = int((start - begin) / width)
-        last = min(SLICES - 1, int((stop - begin) / width))
-        for place in range(first, last + 1):
-            left = max(start, begin + place * width)
-            right = min(stop, begin + (place + 1) * width)
-            sums[place] += max(0.0, right - left)
-    return tuple(total / width for total in sums)
+    edges = np.arange(SLICES + 1) * ((end - begin) / SLICES)
+    # Time spent in the device until each edge: by all that had begun, less by those that ended.
+    spent = np.zeros(SLICES + 1)
+    for times, sign in ((moments.starts, 1), (moments.ends, -1)):
+        since = times - begin
+        before = np.searchsorted(since, edges)
+        sums = np.append(0, np.cumsum(since))
+        spent += sign * (before * edges - sums[before])
+    return tuple(float(each) for each in np.diff(spent) / (edges[1] - edges[0]))
 
 
 def thinned(disjoint: Sequence[Interval], most: int) -> tuple[Interval, ...]:

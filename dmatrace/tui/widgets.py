@@ -103,15 +103,17 @@ class Table(DataTable[Text]):
             self.filling = False
 
     def _show(self, heads: tuple[Head, ...], rows: list[Row], current: str) -> None:
-        alike = heads == self._heads and [key for key, _ in rows] == [key for key, _ in self._shown]
+        keys, old = [key for key, _ in rows], [key for key, _ in self._shown]
+        alike = heads == self._heads and keys[: len(old)] == old and bool(old or not rows)
         if alike:
-            for n, ((_, new), (_, old)) in enumerate(zip(rows, self._shown, strict=True)):
-                changed = [m for m, cell in enumerate(new) if not same(cell, old[m])]
+            for n, ((_, new), (_, was)) in enumerate(zip(rows, self._shown, strict=False)):
+                changed = [m for m, cell in enumerate(new) if not same(cell, was[m])]
                 if changed:
                     self._version += 1
                     self._versions[n] = self._version
                 for m in changed:
                     self.update_cell_at(Coordinate(n, m), _aligned(new[m], heads[m]))
+            self._add(rows[len(old) :], heads)
         else:
             top = self.scroll_y
             self.clear(columns=heads != self._heads)
@@ -120,16 +122,22 @@ class Table(DataTable[Text]):
                     self.add_column(
                         Text(text, justify="right" if right else "left"), width=width, key=key
                     )
-            for key, cells in rows:
-                self.add_row(*(_aligned(c, h) for c, h in zip(cells, heads, strict=True)), key=key)
-            self.scroll_to(y=top, animate=False)
-            self._version += 1
-            self._versions = [self._version] * len(rows)
+            self._versions.clear()
             self._strips.clear()
+            self._add(rows, heads)
+            self.scroll_to(y=top, animate=False)
         self._heads, self._shown = heads, rows
-        keys = [key for key, _ in rows]
         if current in keys and self.cursor_row != keys.index(current):
-            self.move_cursor(row=keys.index(current), animate=False, scroll=not alike)
+            self.move_cursor(row=keys.index(current), animate=False, scroll=keys != old)
+
+    def _add(self, rows: Sequence[Row], heads: tuple[Head, ...]) -> None:
+        """Rows below those that are there: a load that begins leaves the others as they are."""
+        if not rows:
+            return
+        for key, cells in rows:
+            self.add_row(*(_aligned(c, h) for c, h in zip(cells, heads, strict=True)), key=key)
+        self._version += 1
+        self._versions += [self._version] * len(rows)
 
     @property
     def current(self) -> str:
