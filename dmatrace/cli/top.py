@@ -49,7 +49,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         type=_interval,
         default=1.0,
         metavar="S",
-        help="seconds between updates, 0.1 to 3600 (default: 1)",
+        help="seconds between updates, and between samples of memory if -o keeps no recording:"
+        " 0.1 to 3600 (default: 1)",
     )
     parser.add_argument("-o", "--output", metavar="OUT", help="keep the live view's recording")
     loads = parser.add_argument_group("with --strategy, as in record")
@@ -119,7 +120,10 @@ def run(args: argparse.Namespace) -> int:
         title = f"PID {args.pid}"
     elif args.strategy:
         title = f"{args.strategy} of {args.file or 'a new file'}"
-    tui.run_recorder(_recorder(args), title=title, interval=args.interval, keep=args.output)
+    # Between two updates nobody looks; a recording that is kept has the recorder's own interval.
+    sampled = [] if args.output else ["--interval", f"{args.interval}s"]
+    recorder = [*_recorder(args), *sampled]
+    tui.run_recorder(recorder, title=title, interval=args.interval, keep=args.output)
     return 0
 
 

@@ -119,7 +119,7 @@ complete -c dmatrace -n '_shtab_dmatrace_using top' -s h -l help -d 'show this h
 complete -c dmatrace -n '_shtab_dmatrace_using top' -s p -l pid -x -d 'watch these processes'
 complete -c dmatrace -n '_shtab_dmatrace_using top' -l strategy -xka "(_dmatrace_strategies)" -d 'load a file by these strategies, one after the other, and watch'
 complete -c dmatrace -n '_shtab_dmatrace_using top' -l replay -xka "(__fish_complete_directories)" -d 'play a recording, finished or growing'
-complete -c dmatrace -n '_shtab_dmatrace_using top' -l interval -l delay -x -d 'seconds between updates, 0.1 to 3600 (default: 1)'
+complete -c dmatrace -n '_shtab_dmatrace_using top' -l interval -l delay -x -d 'seconds between updates, and between samples of memory if -o keeps no recording: 0.1 to 3600 (default: 1)'
 complete -c dmatrace -n '_shtab_dmatrace_using top' -s o -l output -xka "(__fish_complete_directories)" -d 'keep the live view'"'"'s recording'
 complete -c dmatrace -n '_shtab_dmatrace_using top' -l file -xka "(__fish_complete_path (commandline -ct))" -d 'the file to load'
 complete -c dmatrace -n '_shtab_dmatrace_using top' -l size -x -d 'make a file'

@@ -269,7 +269,7 @@ _shtab_dmatrace_top_options=(
   {-p,--pid}"[watch these processes]:PID[,PID]:"
   "--strategy[load a file by these strategies, one after the other, and watch]:NAME[,NAME...]|all:_dmatrace_strategies"
   "--replay[play a recording, finished or growing]:OUT:_files -/"
-  {--interval,--delay}"[seconds between updates, 0.1 to 3600 (default\: 1)]:S:"
+  {--interval,--delay}"[seconds between updates, and between samples of memory if -o keeps no recording\: 0.1 to 3600 (default\: 1)]:S:"
   {-o,--output}"[keep the live view\'s recording]:OUT:_files -/"
   "--file[the file to load]:PATH:_files"
   "--size[make a file]:SIZE:"

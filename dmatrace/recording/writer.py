@@ -13,8 +13,9 @@ import array
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -148,21 +149,13 @@ class Writer:
 
         if table not in schema.TABLES:
             raise ValueError(f"no table {table!r}")
-        columns = schema.TABLES[table]
-        names, required = _names(table)
-        for row in rows:
-            if not row.keys() <= names or not required <= row.keys():
-                odd = sorted(row.keys() - names) + sorted(required - row.keys())
-                raise ValueError(f"{table}: unknown or missing columns: {', '.join(odd)}")
-        layout = self._schemas[table]
         arrays = []
-        for column in columns:
-            name, default = column.name, column.default
-            values = [row.get(name, default) for row in rows]
+        for column, values in zip(schema.TABLES[table], _columns(table, rows), strict=True):
             try:
                 arrays.append(_array(column.kind, values))
             except (TypeError, OverflowError, ValueError) as error:
                 raise ValueError(f"{table}.{column.name}: {error}") from None
+        layout = self._schemas[table]
         return pa.RecordBatch.from_arrays(arrays, schema=layout)
 
     def _finish(self, table: str) -> None:
@@ -197,11 +190,31 @@ class Writer:
 
 
 @lru_cache
-def _names(table: str) -> tuple[frozenset[str], frozenset[str]]:
-    """A table's columns: all, and those that every row has."""
+def _layout(table: str) -> tuple[dict[str, Any], Callable[[Mapping[str, Any]], tuple[Any, ...]]]:
+    """What a row may leave out, and how its values are taken in the order of the columns."""
     columns = schema.TABLES[table]
-    required = (column.name for column in columns if not column.optional)
-    return frozenset(column.name for column in columns), frozenset(required)
+    optional = {column.name: column.default for column in columns if column.optional}
+    return optional, itemgetter(*(column.name for column in columns))
+
+
+def _columns(table: str, rows: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Any]]:
+    """The rows' values, column by column.  A request is one row: there are thousands a second."""
+    columns = schema.TABLES[table]
+    if not rows:
+        return [()] * len(columns)
+    optional, values = _layout(table)
+    found = []
+    for row in rows:
+        whole = {**optional, **row} if len(row) < len(columns) else row
+        try:
+            found.append(values(whole))
+        except KeyError:
+            whole = {}
+        if len(whole) != len(columns):
+            names = {column.name for column in columns}
+            odd = sorted(row.keys() - names) + sorted(names - optional.keys() - row.keys())
+            raise ValueError(f"{table}: unknown or missing columns: {', '.join(odd)}")
+    return zip(*found, strict=True)
 
 
 def _row_groups(stream: Path, layout: pa.Schema) -> Iterator[pa.Table]:
@@ -230,7 +243,8 @@ def _array(kind: str, values: Sequence[Any]) -> pa.Array:
 
     if kind == "str":
         builder = pa.lib.StringBuilder()
-        builder.append_values([_text(value) for value in values])
+        words = {value: _text(value) for value in set(values)}  # a few, over and over
+        builder.append_values([words[value] for value in values])
         return builder.finish()
     if kind == "bool":
         bitmaps = [

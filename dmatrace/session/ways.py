@@ -281,6 +281,7 @@ def mapped(pid: int, root: Path = Path("/")) -> Iterator[Row]:
         lines = (root / f"proc/{pid}/maps").read_text(errors="replace").splitlines()
     except OSError:
         return
+    kinds: dict[str, str] = {}  # of a library there are five mappings
     for line in lines:
         place, perms, offset, dev, inode, *path = line.split(maxsplit=5)
         name = path[0] if path else ""
@@ -289,7 +290,9 @@ def mapped(pid: int, root: Path = Path("/")) -> Iterator[Row]:
         start, end = (int(address, 16) for address in place.split("-"))
         major, minor = (int(number, 16) for number in dev.split(":"))
         # Addresses there have no leading zeros.
-        target = _kind(name, root / f"proc/{pid}/map_files/{start:x}-{end:x}")
+        target = kinds.get(name)
+        if target is None:
+            target = kinds[name] = _kind(name, root / f"proc/{pid}/map_files/{start:x}-{end:x}")
         if not target:
             continue
         yield {

@@ -103,3 +103,23 @@ def test_what_cannot_be_recorded_opens_no_view(
 def test_words_of_other_options_stay() -> None:
     given = ["record", "--live", "--load-module", "-d", "1", "--", "--live"]
     assert live.words(given) == ["--load-module", "-d", "1", "--", "--live"]
+
+
+@pytest.mark.parametrize(
+    ("more", "sampled"), [((), ["--interval", "2.0s"]), (("-o", "kept.dmt"), [])]
+)
+def test_top_has_memory_sampled_as_often_as_it_draws(
+    more: tuple[str, ...], sampled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A recording that is kept has the recorder's own interval."""
+    found: list[tuple[list[str], object]] = []
+
+    def shown(words: list[str], *, interval: float, **_options: object) -> None:
+        found.append((words, interval))
+
+    monkeypatch.setattr(tui, "run_recorder", shown)
+    monkeypatch.setattr(preflight, "check_root", lambda: None)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    assert main(["top", "-p", "4711", "--interval", "2", *more]) == 0
+    assert found == [(["-p", "4711", *sampled], 2.0)]
