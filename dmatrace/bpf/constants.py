@@ -31,7 +31,8 @@ RING_PAGES = 2048  # 8 MiB: 20,000 requests beside 3,000 snapshots between two p
 # System calls that the C files know by number.
 CALLS = (
     "prctl", "open", "openat", "openat2", "close", "mmap", "munmap", "mremap", "madvise",
-    "fadvise64", "readahead", "sendfile", "splice", "copy_file_range", "ioctl",
+    "fadvise64", "readahead", "sendfile", "splice", "copy_file_range", "ioctl", "execve",
+    "execveat",
 )  # fmt: skip
 
 

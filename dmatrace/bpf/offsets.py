@@ -105,18 +105,19 @@ class Abi:
 _X86_CALLS = {
     "read": 0, "write": 1, "open": 2, "close": 3, "mmap": 9, "munmap": 11, "ioctl": 16,
     "pread64": 17, "pwrite64": 18, "readv": 19, "writev": 20, "mremap": 25, "madvise": 28,
-    "sendfile": 40, "mlock": 149, "mlockall": 151, "prctl": 157, "readahead": 187, "io_submit": 209,
-    "fadvise64": 221, "openat": 257, "splice": 275, "tee": 276, "vmsplice": 278, "preadv": 295,
-    "pwritev": 296, "mlock2": 325, "copy_file_range": 326, "preadv2": 327, "pwritev2": 328,
-    "io_uring_enter": 426, "io_uring_register": 427, "openat2": 437,
+    "sendfile": 40, "execve": 59, "mlock": 149, "mlockall": 151, "prctl": 157, "readahead": 187,
+    "io_submit": 209, "fadvise64": 221, "openat": 257, "splice": 275, "tee": 276, "vmsplice": 278,
+    "preadv": 295, "pwritev": 296, "execveat": 322, "mlock2": 325, "copy_file_range": 326,
+    "preadv2": 327, "pwritev2": 328, "io_uring_enter": 426, "io_uring_register": 427,
+    "openat2": 437,
 }  # fmt: skip
 _GENERIC_CALLS = {
     "io_submit": 2, "ioctl": 29, "openat": 56, "close": 57, "read": 63, "write": 64, "readv": 65,
     "writev": 66, "pread64": 67, "pwrite64": 68, "preadv": 69, "pwritev": 70, "sendfile": 71,
     "vmsplice": 75, "splice": 76, "tee": 77, "prctl": 167, "readahead": 213, "munmap": 215,
-    "mremap": 216, "mmap": 222, "fadvise64": 223, "mlock": 228, "mlockall": 230, "madvise": 233,
-    "mlock2": 284, "copy_file_range": 285, "preadv2": 286, "pwritev2": 287, "io_uring_enter": 426,
-    "io_uring_register": 427, "openat2": 437,
+    "mremap": 216, "execve": 221, "mmap": 222, "fadvise64": 223, "mlock": 228, "mlockall": 230,
+    "madvise": 233, "execveat": 281, "mlock2": 284, "copy_file_range": 285, "preadv2": 286,
+    "pwritev2": 287, "io_uring_enter": 426, "io_uring_register": 427, "openat2": 437,
 }  # fmt: skip
 
 ABIS: dict[str, Abi] = {

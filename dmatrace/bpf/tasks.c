@@ -6,6 +6,61 @@
  * preempts itself they are perf's, as far as perf says enough, because
  * these run with preemption off (preemption.py).
  */
+
+/*
+ * Threads that exec and are not their process's first, by struct task_struct: they get the
+ * first one's number long before sched_process_exec tells of it (de_thread() in fs/exec.c;
+ * then the program is read), and are known by their own until then.
+ */
+BPF_HASH(execs_of, u64, u32, FOLLOWED_MAX);
+BPF_ARRAY(execs_now, u64, 1);             /* how many: nearly always none */
+
+static __always_inline void exec_begins(struct thread *t, u64 number)
+{
+	u64 task = bpf_get_current_task(), *now;
+	int zero = 0;
+
+	if ((number != NR_EXECVE && number != NR_EXECVEAT) || t->tid == t->tgid)
+		return;
+	now = execs_now.lookup(&zero);
+	if (now && !execs_of.update(&task, &t->tid))
+		__sync_fetch_and_add(now, 1);
+}
+
+/* The current thread has its number, or did not get it, or is no more. */
+static __always_inline void exec_ends(void)
+{
+	u64 task = bpf_get_current_task(), *now;
+	int zero = 0;
+
+	now = execs_now.lookup(&zero);
+	if (!now || !*now || !execs_of.lookup(&task))
+		return;
+	execs_of.delete(&task);
+	__sync_fetch_and_add(now, -1ULL);
+}
+
+static __always_inline struct thread *renamed(u64 task)
+{
+	u64 *now;
+	u32 *before;
+	int zero = 0;
+
+	now = execs_now.lookup(&zero);
+	if (!now || !*now)
+		return 0;
+	before = execs_of.lookup(&task);
+	return before ? threads.lookup(before) : 0;
+}
+
+static __always_inline struct thread *thread_of(u64 task)
+{
+	u32 tid = task_pid(task);
+	struct thread *t = threads.lookup(&tid);
+
+	return t ? t : renamed(task);
+}
+
 static __always_inline void call_enters(struct thread *t, u64 regs, u64 number)
 {
 	u64 now = bpf_ktime_get_ns(), kind;
@@ -28,6 +83,7 @@ static __always_inline void call_enters(struct thread *t, u64 regs, u64 number)
 	set_phase(t, PHASE_SYSCALL);
 
 	call_begins(t, number, regs);
+	exec_begins(t, number);
 
 	/* A loader marks its windows with an option prctl(2) does not know. */
 	if (number != NR_PRCTL)
@@ -52,6 +108,7 @@ static __always_inline void call_leaves(struct thread *t, u64 regs, s64 returned
 	t->late = LATE_NOT;
 	t->over = 0;
 	unwind(t, 0);
+	exec_ends();
 	call_ends(t, regs, returned);
 }
 
@@ -60,10 +117,9 @@ static __always_inline void call_leaves(struct thread *t, u64 regs, s64 returned
 RAW_TRACEPOINT_PROBE(sched_switch)
 {
 	u64 now = bpf_ktime_get_ns();
-	u32 prev = task_pid(ctx->args[1]), next = task_pid(ctx->args[2]);
 	struct thread *t;
 
-	t = threads.lookup(&prev);
+	t = thread_of(ctx->args[1]);
 	if (t) {
 		if (t->late == LATE_ALL)
 			settle(t);
@@ -71,7 +127,7 @@ RAW_TRACEPOINT_PROBE(sched_switch)
 		t->mode = ctx->args[0] || !(u32)ctx->args[3] ? MODE_RUNNABLE : MODE_BLOCKED;
 		off_cpu(t, now);
 	}
-	t = threads.lookup(&next);
+	t = thread_of(ctx->args[2]);
 	if (t) {
 		/* First followed as one that runs, it was waiting for this CPU. */
 		if (t->late == LATE_ALL && t->mode == MODE_CPU)
@@ -88,8 +144,7 @@ RAW_TRACEPOINT_PROBE(sched_switch)
 
 static __always_inline int woken(u64 task)
 {
-	u32 tid = task_pid(task);
-	struct thread *t = threads.lookup(&tid);
+	struct thread *t = thread_of(task);
 
 	if (t && t->mode == MODE_BLOCKED) {
 		t->woken = bpf_ktime_get_ns();
@@ -162,6 +217,7 @@ static __always_inline int execs(u32 before)
 
 	if (!t)
 		return 0;
+	exec_ends();
 	if (before != tid) {
 		charge(t, now);
 		note_schedstat(t);
@@ -186,13 +242,17 @@ static __always_inline int execs(u32 before)
 
 static __always_inline int exits(void)
 {
-	u32 tid = bpf_get_current_pid_tgid();
-	struct thread *t = threads.lookup(&tid);
+	struct thread *t = current_thread();
 	u64 now;
+	u32 tid;
 
 	if (!t)
+		t = renamed(bpf_get_current_task());
+	if (!t)
 		return 0;
+	tid = t->tid;
 	now = bpf_ktime_get_ns();
+	exec_ends();
 	charge(t, now);
 	bpf_get_current_comm(t->comm, sizeof(t->comm));
 	end_runs(t);

@@ -157,3 +157,91 @@ def test_exec_by_a_thread_that_is_not_the_first(room: bool) -> None:
     assert found is not None
     assert (found.comm, found.tgid, found.last) == (b"dd", TGID, 300)
     assert sum(sum(cell.ns) for cell in found.cells) == 200
+
+
+def _exec_by(machine: Machine, tid: int) -> tuple[layout.Thread, int]:
+    """A second thread calls execve(2) at 120 ns, and the first one ends for it at 150.
+
+    Its state, and its struct task_struct, which has the first one's number by then.
+    """
+    machine.follow(layout.Thread(type=layout.EV_SNAPSHOT, tid=tid, tgid=TGID, last=100))
+    first, task = _task(machine, TID), _task(machine, TID)
+    current = ctypes.c_uint64.in_dll(machine.lib, "host_task")
+    machine.at(120, tid, TGID)
+    current.value = task
+    registers = machine.registers(0)
+    number = machine.constants["NR_EXECVE"]
+    machine.raw("sys_enter", ctypes.addressof(registers), number)
+    machine.at(150, TID, TGID)
+    current.value = first
+    machine.raw("sched_process_exit")
+    assert machine.thread(TID) is None
+    # A dead thread has its number until it has left the CPU.
+    machine.raw("sched_switch", 0, first, _task(machine, 5), 0x80)
+    current.value = task
+    found = machine.thread(tid)
+    assert found is not None
+    return found, task
+
+
+def test_a_thread_that_waits_under_its_new_number_before_exec_is_told() -> None:
+    """The kernel reads the program in between: that time is no CPU time."""
+    machine, _ = _machine(0)
+    thread, task = _exec_by(machine, 11)
+    machine.at(200, TID, TGID)
+    machine.raw("sched_switch", 0, task, _task(machine, 5), 2)
+    machine.at(260, 5, 5)
+    machine.raw("sched_wakeup", task)
+    machine.at(280, 5, 5)
+    machine.raw("sched_switch", 0, _task(machine, 5), task, 0)
+    assert _cells(thread) == {"user": (20, 0, 0), "syscall": (80, 60, 20)}
+    machine.at(300, TID, TGID, b"dd")
+    machine.raw("sched_process_exec", 0, 11, 0)
+    found = machine.thread(TID)
+    assert found is not None
+    assert _cells(found) == {"user": (20, 0, 0), "syscall": (100, 60, 20)}
+    # It is known by that number alone from now on.
+    machine.at(310, TID, TGID)
+    machine.raw("sys_exit")
+    machine.at(320, TID, TGID)
+    machine.raw("sched_process_exit")
+    assert machine.thread(TID) is None
+    machine.at(330, 5, 5)
+    machine.raw("sched_wakeup", task)
+
+
+def test_an_exec_that_kills_its_thread() -> None:
+    """It has its new number by then, and is told of by the one it was known by."""
+    machine, _ = _machine(0)
+    _exec_by(machine, 11)
+    machine.records()
+    machine.at(400, TID, TGID)
+    machine.raw("sched_process_exit")
+    assert machine.thread(11) is None
+    (told,) = machine.records()
+    assert (layout.SNAP_KINDS[told.kind], told.tid, told.at) == ("exit", 11, 400)
+
+
+def test_an_exec_that_fails() -> None:
+    """No program of that name: the thread goes on as it was."""
+    machine, _ = _machine(0)
+    machine.follow(layout.Thread(type=layout.EV_SNAPSHOT, tid=11, tgid=TGID, last=100))
+    task = _task(machine, 11)
+    ctypes.c_uint64.in_dll(machine.lib, "host_task").value = task
+    machine.at(120, 11, TGID)
+    registers = machine.registers(0)
+    machine.raw("sys_enter", ctypes.addressof(registers), machine.constants["NR_EXECVE"])
+    machine.at(130, 11, TGID)
+    machine.raw("sys_exit")
+    machine.at(150, 11, TGID)
+    machine.raw("sched_process_exit")
+    assert machine.thread(11) is None
+    # Nobody has that place in memory any more, whoever has it next.
+    machine.follow(layout.Thread(type=layout.EV_SNAPSHOT, tid=11, tgid=TGID, last=200))
+    machine.at(300, 5, 5)
+    other = (ctypes.c_uint32 * 32).from_address(task)
+    other[machine.constants["OFF_task_struct_pid"] // 4] = 77
+    machine.raw("sched_switch", 0, task, _task(machine, 5), 2)
+    again = machine.thread(11)
+    assert again is not None
+    assert _cells(again) == {}

@@ -44,6 +44,8 @@ void host_reset(void)
 	func_arg = the_arg;
 	func_ret = the_return;
 	memset(threads_slots, 0, sizeof(threads_slots));
+	memset(execs_of_slots, 0, sizeof(execs_of_slots));
+	memset(execs_now_slots, 0, sizeof(execs_now_slots));
 	memset(files_slots, 0, sizeof(files_slots));
 	memset(owners_slots, 0, sizeof(owners_slots));
 	memset(flights_slots, 0, sizeof(flights_slots));
