@@ -11,12 +11,15 @@ from pathlib import Path
 
 from dmatrace.lab import kernels, places
 from dmatrace.lab.guest import Guest
+from tests.accuracy.kept import kept, restore
 from tests.accuracy.page import Part, Table, rendered
 from tests.accuracy.row import Row
 from tests.accuracy.sections import SECTIONS
 from tests.guest.lab import Lab
 
 AGAIN = 2  # times
+#: What was measured so far: hours of emulation, perhaps.
+KEPT = places.checkout() / "build" / "accuracy.json"
 
 
 def main() -> int:
@@ -29,8 +32,15 @@ def main() -> int:
         "--section", action="append", choices=list(SECTIONS), help="default: all of them"
     )
     parser.add_argument("-o", "--output", default="-", metavar="FILE", help="default: stdout")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with a run that was interrupted: what it has measured is not measured again",
+    )
     args = parser.parse_args()
     table = Table(args.section or list(SECTIONS))
+    if args.resume and KEPT.exists():
+        restore(table, KEPT.read_text())
     try:
         for name in args.kernel or [kernel.name for kernel in kernels.KERNELS]:
             measure(name, table)
@@ -49,24 +59,29 @@ def main() -> int:
 
 def measure(name: str, table: Table) -> None:
     """Add what a kernel's guest says to ``table``."""
+    left = [section for section in table.sections if name not in table.part(section).ended]
+    if not left:
+        return
     shared = places.checkout() / "build" / "accuracy" / name
     shutil.rmtree(shared, ignore_errors=True)
     shared.mkdir(parents=True)
     with Guest(kernels.find(name), frozen=True, progress=_say) as guest:
         lab = Lab(guest, shared)
         table.releases[name] = lab.must("uname -r").strip()
-        for section in table.sections:
+        for section in left:
             began = time.monotonic()
             part = table.part(section)
+            part.forget(name)
             try:
                 for said in SECTIONS[section](lab):
                     part.add(name, said)
-                part.ended.add(name)
                 again(lab, name, section, part)
+                part.ended.add(name)
             except Exception as error:  # the other sections are worth having all the same
                 traceback.print_exc()
                 lines = str(error).strip().splitlines() or [type(error).__name__]
                 table.failed.append(f"{name}: {section} did not run to its end: {lines[0]}")
+            KEPT.write_text(kept(table))
             _say(f"{name}: {section}: {time.monotonic() - began:.0f} s")
 
 
@@ -81,7 +96,9 @@ def again(lab: Lab, name: str, section: str, part: Part) -> None:
         if not late:
             return
         _say(f"{name}: {section}: {len(late)} times are apart, measured again")
-        for said in SECTIONS[section](lab):
+        shared = lab.shared / f"again-{len(list(lab.shared.glob('again-*')))}"
+        shared.mkdir()
+        for said in SECTIONS[section](Lab(lab.guest, shared)):
             if isinstance(said, Row):
                 part.remeasured(name, said, late)
 

@@ -44,6 +44,13 @@ class Part:
             raise ValueError(f"two rows are called {said.figure}, {said.workload}, {said.oracle}")
         rows[kernel] = said
 
+    def forget(self, kernel: str) -> None:
+        """Drop what a section said before it did not run to its end."""
+        for rows in self.rows.values():
+            rows.pop(kernel, None)
+        self.rows = {key: rows for key, rows in self.rows.items() if rows}
+        self.lacks.pop(kernel, None)
+
     def late(self, kernel: str) -> set[Key]:
         """The rows of a kernel that are too far apart, and are times."""
         return {

@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from dmatrace.analysis.columns import TABLES
+from tests.accuracy.kept import kept, restore
 from tests.accuracy.oracle import fitting
 from tests.accuracy.page import Table, rendered
-from tests.accuracy.row import Lacks, Row, lost
+from tests.accuracy.row import Lacks, Missed, Row, lost
 from tests.guest.watched import ORACLE
 
 KERNELS = {"1.0": "1.0-test", "2.0": "2.0-test"}
@@ -71,6 +72,23 @@ def test_a_time_that_is_measured_again_is_said() -> None:
     text = rendered(table)
     assert "| +1.000 % | equal |" in text
     assert "- 1.0: `wall_ns` of a load: measured again, was +10.000 % by the clock" in text
+
+
+def test_a_run_that_was_interrupted_goes_on() -> None:
+    table = _table(("1.0", _row()), ("2.0", _row(102)), ("2.0", Missed("", "3 calls")))
+    table.part("Loads").ended.discard("1.0")
+    other = Table(["Loads"])
+    restore(other, kept(table))
+    assert other.releases == KERNELS
+    part = other.part("Loads")
+    assert part.ended == {"2.0"}
+    assert other.bad() == ["2.0: a load, cold: memory.shmem 102, 100 by st_blocks"]
+    assert part.lacks == {"2.0": [Missed("", "3 calls")]}
+    part.forget("2.0")
+    assert (part.rows, part.lacks) == ({}, {})
+    nothing = Table(["Memory"])
+    restore(nothing, kept(table))
+    assert nothing.parts == {}
 
 
 def test_a_row_outside_of_its_tolerance_is_said_and_fails() -> None:
