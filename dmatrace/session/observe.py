@@ -8,7 +8,6 @@ and the time of an end from the kernel's proc connector.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ from dmatrace.recording import Writer
 from dmatrace.session import files, processes
 from dmatrace.session.delays import Delays
 from dmatrace.session.ledger import Ledger
-from dmatrace.session.observed import READ, Process, Thread
+from dmatrace.session.observed import READ, Process, Thread, how
 from dmatrace.session.procevents import Event, ProcEvents
 from dmatrace.session.progress import Progress
 from dmatrace.session.rows import Row
@@ -139,7 +138,7 @@ class Observer:
         """What whoever waited for a process knows, which the proc connector may say later."""
         process = self._by_pid.get(pid)
         if process is not None:
-            process.row["ended"] = _how(status)
+            process.row["ended"] = how(status)
 
     @property
     def named(self) -> Mapping[files.File, str]:
@@ -340,7 +339,7 @@ class Observer:
         """An end's time and code, which follow the tracer's word of it."""
         if process is None or event.tid != event.tgid:
             return
-        process.row["ended"] = _how(event.status)
+        process.row["ended"] = how(event.status)
         if event.t_ns > process.row["start_ns"]:
             process.row["end_ns"] = event.t_ns
 
@@ -411,9 +410,3 @@ class Observer:
     def _write(self, table: str, rows: list[Row]) -> None:
         if rows:
             self._writer.append(table, rows)
-
-
-def _how(status: int) -> str:
-    """A wait(2) status in words."""
-    code = os.waitstatus_to_exitcode(status)
-    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,3 +48,9 @@ class Process:
         running = (threads[tid] for tid in self.living if tid in threads)
         open_ = sum(thread.last.get(name, 0) - thread.base.get(name, 0) for thread in running)
         return self.totals[name] + open_
+
+
+def how(status: int) -> str:
+    """A wait(2) status in words."""
+    code = os.waitstatus_to_exitcode(status)
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
