@@ -9,8 +9,7 @@ from pathlib import Path
 from tests.guest.lab import Lab
 from tests.guest.watched import ORACLE
 
-#: What only this table is made of: time between marks, and a disk's own time, of all reads.
-#: Raw, because perf's tracepoints are not heard where an interrupt meets another program.
+#: What only this table is made of: time between marks.
 _MORE = """
 tracepoint:syscalls:sys_enter_prctl /args.option == 0x444D5452 && args.arg2 == 1/ {
 	@begun[tid] = nsecs;
@@ -19,6 +18,10 @@ tracepoint:syscalls:sys_enter_prctl /args.option == 0x444D5452 && args.arg2 == 2
 	@wall[args.arg3] = sum(nsecs - @begun[tid]);
 	delete(@begun[tid]);
 }
+"""
+#: A disk's own time, of all reads.
+#: Raw, because perf's tracepoints are not heard where an interrupt meets another program.
+_DISK = """
 rawtracepoint:block_rq_issue {
 	$r = (struct request *)arg0;
 	if (($r->cmd_flags & 0xff) == 0 && $r->part != 0 && $r->part->bd_dev == DISK) {
@@ -31,13 +34,27 @@ rawtracepoint:block_rq_complete /@sent[arg0]/ {
 	delete(@sent[arg0]);
 }
 """
+#: The same by the functions that those tracepoints are in: bpftrace 0.17 has no raw ones.
+_DISK_OLD = """
+kfunc:blk_mq_start_request {
+	$r = args->rq;
+	if (($r->cmd_flags & 0xff) == 0 && $r->part != 0 && $r->part->bd_dev == DISK) {
+		@sent[(uint64)args->rq] = nsecs;
+	}
+}
+kfunc:blk_update_request /@sent[(uint64)args->req]/ {
+	@disk_ns = sum(nsecs - @sent[(uint64)args->req]);
+	@disk_requests = count();
+	delete(@sent[(uint64)args->req]);
+}
+"""
 #: Direct reads of kernels that have no tracepoint where they end: synchronous ones alone.
 _DIRECT = """
 kretprobe:iomap_dio_complete /@in[tid] && (int64)retval > 0/ {
 	@direct[@load[tid]] = sum((int64)retval);
 }
 """
-_PROBE = re.compile(r"^(kprobe|kretprobe|tracepoint|rawtracepoint):([\w:]+)", re.MULTILINE)
+_PROBE = re.compile(r"^(kprobe|kretprobe|kfunc|tracepoint|rawtracepoint):([\w:]+)", re.MULTILINE)
 _BLOCK = re.compile(r"^(?!/\*)[a-zE][^{}]*?\{\n.*?^\}\n", re.MULTILINE | re.DOTALL)
 
 
@@ -62,10 +79,11 @@ def script(lab: Lab, *, module: bool, workers: bool) -> Path:
     known = set(listed.split())
     if not workers:
         known.discard("io_wq_submit_work")
-    text = ORACLE.read_text() + _MORE.replace("DISK", str(disk(lab)))
-    text = fitting(text, known, module=module)
     # Before bpftrace 0.18, a tracepoint's arguments are behind a pointer alone.
     old = lab.shell("bpftrace --version").out.strip().startswith("bpftrace v0.17")
+    text = ORACLE.read_text() + _MORE
+    text += (_DISK_OLD if old else _DISK).replace("DISK", str(disk(lab)))
+    text = fitting(text, known, module=module)
     found.write_text(text.replace("args.", "args->") if old else text)
     return found
 
