@@ -67,6 +67,10 @@ def rows(lab: Lab) -> Said:
                   rule="2 %, or between its readings inside and outside of the calls")  # fmt: skip
     for name, what in (("memfd", "5 MiB of a memfd"), ("huge", "6 MiB of a tmpfs, huge=always")):
         said = seen.oracle[name]
+        why = seen.memory(name)["unavailable"].get("shmem by file")
+        if why:
+            yield Lacks(f"{name}: {what}", why)
+            continue
         found = seen.file(name, said["ino"])
         yield row("files.added", f"{name}: {what}", found["added"], said.get("used", 5 * MIB),
                   "st_blocks" if "used" in said else _EXACT)  # fmt: skip
