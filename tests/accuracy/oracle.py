@@ -110,4 +110,8 @@ def fitting(text: str, known: Set[str], *, module: bool) -> str:
         return ",\n".join(kept) + rest + brace + body
 
     fits = _BLOCK.sub(block, text)
+    for cleared in set(re.findall(r"clear\((@\w+)\)", fits)):
+        # A map that nobody fills any more is none to bpftrace.
+        if not re.search(rf"{cleared}\[[^\]]*\] = ", fits):
+            fits = re.sub(rf"^\s*clear\({cleared}\);\n", "", fits, flags=re.MULTILINE)
     return fits if "rawtracepoint:iomap_dio_complete" in fits else fits + _DIRECT

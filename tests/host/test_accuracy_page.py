@@ -179,6 +179,15 @@ def test_the_oracle_without_what_a_kernel_lacks() -> None:
     assert "rawtracepoint" not in old
 
 
+def test_a_map_that_nobody_fills_is_not_cleared() -> None:
+    """To bpftrace it is undefined."""
+    text = ORACLE.read_text()
+    assert "clear(@since);" in fitting(text, {"io_wq_submit_work"}, module=False)
+    none = fitting(text, set(), module=False)
+    assert "clear(@since);" not in none
+    assert none.rstrip().endswith("}")
+
+
 def test_the_module_s_functions_are_there_once_it_is_loaded() -> None:
     text = ORACLE.read_text()
     assert "dmatrace_loader_read" in fitting(text, set(), module=True)
