@@ -137,7 +137,7 @@ class Tracer:
         is fetched in between: to understand a record takes longer than to copy it, and the
         ring must not fill up.
         """
-        self._fetch()
+        self._fetch(everything=seconds is None)
         until = None if seconds is None else time.monotonic() + seconds
         for number in range(len(self._pending)):
             if number and not number % _FETCH:
@@ -147,7 +147,10 @@ class Tracer:
             self._record(self._pending.popleft())
 
     def mark(self) -> int:
-        """A place in the stream of records: behind everything that is written by now."""
+        """A place in the stream of records: behind everything that we have fetched by now.
+
+        That is everything written by now, unless as much waits here as may.
+        """
         self._fetch()
         return self._fetched
 
@@ -155,8 +158,8 @@ class Tracer:
         """Whether rows were made of everything before a mark."""
         return self._fetched - len(self._pending) >= mark
 
-    def _fetch(self) -> None:
-        if len(self._pending) < _BACKLOG:
+    def _fetch(self, *, everything: bool = False) -> None:
+        if everything or len(self._pending) < _BACKLOG:
             found = self.program.events.consume()
             self._fetched += len(found)
             self._pending += found
