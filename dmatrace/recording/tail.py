@@ -54,9 +54,12 @@ class Tail:
         """
         # First: a recording that says it is complete has no more rows behind what we read.
         self._read_meta()
+        # A load's last row is written behind all others of it: a poll that has this row has
+        # those, whatever is written meanwhile.
+        ended = self._new("loads")
         found = {}
         for table in schema.TABLES:
-            rows = self._new(table)
+            rows = ended if table == "loads" else self._new(table)
             if rows:
                 found[table] = rows
         return found

@@ -62,6 +62,32 @@ def test_each_batch_as_it_comes_and_the_rest_from_parquet(tmp_path: Path) -> Non
     assert tail.poll() == {}
 
 
+def test_a_poll_that_has_a_loads_last_row_has_all_of_the_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A load is written while a poll has read some of the tables, and not yet the others."""
+    writer = Writer.create(tmp_path / "a.dmt", synthetic.META)
+    tail = Tail.open(tmp_path / "a.dmt")
+    read, left = Tail._bytes, [1, 2, 3]
+
+    def meanwhile(file: Path, offset: int) -> bytes:
+        data = read(file, offset)
+        if left:
+            synthetic.write_load(writer, left.pop(0), "dmabuf-bio")
+        return data
+
+    monkeypatch.setattr(Tail, "_bytes", staticmethod(meanwhile))
+    with writer:
+        seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for _ in range(4):
+            for table, rows in tail.poll().items():
+                seen[table] += rows
+            for load in seen["loads"]:
+                kinds = [row for row in seen["snapshots"] if row["load_id"] == load["load_id"]]
+                assert len(kinds) == 8, load["load_id"]
+    assert len(seen["loads"]) == 3
+
+
 @pytest.mark.parametrize("step", [1, 7, 64, 1000])
 def test_half_written_batches_are_left_for_later(tmp_path: Path, step: int) -> None:
     """The stream of a table grows by ``step`` bytes; every whole batch is read once."""
