@@ -65,7 +65,8 @@ OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("vm_area_struct", ("vm_file",), "vm_area_struct_vm_file"),
     ("dentry", ("d_fsdata",), "dentry_d_fsdata"),
     ("folio", ("flags",), "folio_flags"),
-    ("folio", ("_flags_1", "_folio_order"), "folio_order"),
+    # Before 6.6 there is a _flags_1 too, and the order is not in it (access.c).
+    ("folio", ("_folio_order", "_flags_1"), "folio_order"),
     ("kiocb", ("ki_complete",), "kiocb_ki_complete"),
     ("kiocb", ("ki_flags",), "kiocb_ki_flags"),
     ("kiocb", ("ki_pos",), "kiocb_ki_pos"),
@@ -75,7 +76,10 @@ OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
 # The same of structures that a kernel may be built without; hooks name what they need of them.
 OPTIONAL_OFFSETS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("task_struct", ("worker_private",), "task_struct_worker_private"),
-    ("io_worker", ("wq",), "io_worker_wq"),
+    # Linux kernel commit eb47943f2238 "io-wq: Drop struct io_wqe" (in v6.4): before, a worker
+    # belongs to a node's part of the io-wq.
+    ("io_worker", ("wq", "wqe"), "io_worker_wq"),
+    ("io_wqe", ("wq",), "io_wqe_wq"),
     ("io_wq", ("task",), "io_wq_task"),
     ("dma_heap", ("name",), "dma_heap_name"),
     ("iomap_dio", ("iocb",), "iomap_dio_iocb"),

@@ -9,14 +9,17 @@
  */
 static __always_inline u32 owner_of_work(u32 handler, u64 work)
 {
-	u64 worker;
+	u64 worker, wq;
 
 	switch (handler) {
 	case ENTRY_GATHER_WORK:         /* native/loader.h: struct dmatrace_loader_work */
 		return load32(work + 4);
 	case ENTRY_IO_WQ_WORK:          /* the io-wq belongs to the task that submits */
 		worker = load64(bpf_get_current_task() + OFF_task_struct_worker_private);
-		return task_pid(load64(load64(worker + OFF_io_worker_wq) + OFF_io_wq_task));
+		wq = load64(worker + OFF_io_worker_wq);
+		if (OFF_io_wqe_wq)      /* a struct io_wqe, of kernels that have it */
+			wq = load64(wq + OFF_io_wqe_wq);
+		return task_pid(load64(wq + OFF_io_wq_task));
 	}
 	return 0;
 }

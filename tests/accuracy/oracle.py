@@ -54,6 +54,25 @@ kretprobe:iomap_dio_complete /@in[tid] && (int64)retval > 0/ {
 	@direct[@load[tid]] = sum((int64)retval);
 }
 """
+#: A read of the page cache into a pipe takes references where it has an iterator of its own for
+#: that (ITER_PIPE, before v6.5), and copies nothing.
+_COPIED = """kretprobe:filemap_read /@in[tid] && (int64)retval > 0/ {
+	@copied[@load[tid]] = sum((int64)retval);
+}
+"""
+_COPIED_OLD = """kprobe:filemap_read /@in[tid]/ {
+	@pipe[tid] = ((struct iov_iter *)arg1)->iter_type == 3;
+}
+kretprobe:filemap_read /@in[tid] && (int64)retval > 0 && @pipe[tid] == 0/ {
+	@copied[@load[tid]] = sum((int64)retval);
+}
+kretprobe:filemap_read /@in[tid] && (int64)retval > 0 && @pipe[tid]/ {
+	@spliced[@load[tid]] = sum((int64)retval);
+}
+END {
+	clear(@pipe);
+}
+"""
 _PROBE = re.compile(r"^(kprobe|kretprobe|kfunc|tracepoint|rawtracepoint):([\w:]+)", re.MULTILINE)
 _BLOCK = re.compile(r"^(?!/\*)[a-zE][^{}]*?\{\n.*?^\}\n", re.MULTILINE | re.DOTALL)
 
@@ -83,6 +102,9 @@ def script(lab: Lab, *, module: bool, workers: bool) -> Path:
     old = lab.shell("bpftrace --version").out.strip().startswith("bpftrace v0.17")
     text = ORACLE.read_text() + _MORE
     text += (_DISK_OLD if old else _DISK).replace("DISK", str(disk(lab)))
+    if "filemap_splice_read" not in known:
+        assert _COPIED in text
+        text = text.replace(_COPIED, _COPIED_OLD)
     text = fitting(text, known, module=module)
     found.write_text(text.replace("args.", "args->") if old else text)
     return found

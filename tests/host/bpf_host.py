@@ -44,20 +44,25 @@ class _AnyBtf:
 
 
 @functools.cache
-def constants(*, follow_fork: bool = True) -> dict[str, int]:
-    """What constants.py gives the C files, with made-up offsets and a small map of threads."""
+def constants(*, follow_fork: bool = True, wqe: int = 0) -> dict[str, int]:
+    """What constants.py gives the C files, with made-up offsets and a small map of threads.
+
+    ``wqe``: where struct io_wqe has its io-wq, 0 of a kernel without such structures.
+    """
     found = c_constants.constants(_AnyBtf(), follow_fork=follow_fork)  # type: ignore[arg-type]
     # Arrays searched from the start, emptied before each test: not as large as the kernel's.
-    return found | {"THREADS_MAX": THREADS_MAX, "WAYS_MAX": 64, "FOLLOWED_MAX": 4}
+    found |= {"THREADS_MAX": THREADS_MAX, "WAYS_MAX": 64, "FOLLOWED_MAX": 4}
+    return found | {"OFF_io_wqe_wq": wqe}
 
 
 @functools.cache
-def compiled(*, follow_fork: bool = True, more: str = "") -> ctypes.CDLL:
+def compiled(*, follow_fork: bool = True, wqe: int = 0, more: str = "") -> ctypes.CDLL:
     """The library; ``more`` is C text behind everything else.  Skips without gcc."""
     gcc = shutil.which("gcc")
     if gcc is None:
         pytest.skip("no gcc: apt install gcc libc6-dev")
-    flags = [f"-D{name}={value}" for name, value in constants(follow_fork=follow_fork).items()]
+    numbers = constants(follow_fork=follow_fork, wqe=wqe)
+    flags = [f"-D{name}={value}" for name, value in numbers.items()]
     text = "\n".join(
         [
             (_HERE / "dialect.h").read_text(),
@@ -79,9 +84,9 @@ def compiled(*, follow_fork: bool = True, more: str = "") -> ctypes.CDLL:
 class Machine:
     """One compiled library with its maps empty, its clock at 0."""
 
-    def __init__(self, *, follow_fork: bool = True) -> None:
-        self.lib = compiled(follow_fork=follow_fork)
-        self.constants = constants(follow_fork=follow_fork)
+    def __init__(self, *, follow_fork: bool = True, wqe: int = 0) -> None:
+        self.lib = compiled(follow_fork=follow_fork, wqe=wqe)
+        self.constants = constants(follow_fork=follow_fork, wqe=wqe)
         lib = self.lib
         lib.host_thread.restype = ctypes.POINTER(layout.Thread)
         lib.host_file.restype = ctypes.POINTER(layout.FilePages)

@@ -36,8 +36,8 @@ _PLAIN = [hook.name for hook in HOOKS if hook.program == "any_hook" and hook.on_
 class Load:
     """One followed thread, and functions that it or others enter and leave."""
 
-    def __init__(self, backend: str) -> None:
-        self.machine = Machine()
+    def __init__(self, backend: str, *, wqe: int = 0) -> None:
+        self.machine = Machine(wqe=wqe)
         self.backend = backend
         self.clock = 1000
         self._kept: list[Any] = []
@@ -208,11 +208,15 @@ def test_a_loading_thread_never_becomes_a_worker() -> None:
     assert thread.owner == 0
 
 
+@pytest.mark.parametrize("wqe", [0, 16])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_io_wq_worker_works_for_the_task_of_its_io_wq(backend: str) -> None:
-    load = Load(backend)
+def test_an_io_wq_worker_works_for_the_task_of_its_io_wq(backend: str, wqe: int) -> None:
+    """Before 6.4 by way of its struct io_wqe."""
+    load = Load(backend, wqe=wqe)
     owner = load.struct("task_struct", pid=OWNER)
     wq = load.struct("io_wq", task=owner)
+    if wqe:
+        wq = load.struct("io_wqe", wq=wq)
     worker = load.struct("io_worker", wq=wq)
     load.mark("begin", 6, 0)
     load.machine.records()
