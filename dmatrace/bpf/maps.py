@@ -2,7 +2,7 @@
 
 ``Map`` looks like bcc's tables (``table[key]``, ``items()``, ``Key``, ``Leaf``),
 but needs no bcc.  Keys and values are numbers, or anything with
-the bytes of a whole one.
+the bytes of a whole one.  Its calls of bpf(2) are not preempted (unpreempted.py).
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from typing import Any
 
 from dmatrace.bpf import libbpf
 from dmatrace.bpf.compiler import MapDefinition
+from dmatrace.bpf.unpreempted import Unpreempted
 
 _PER_CPU = {5, 6, 10}  # percpu_hash, percpu_array, lru_percpu_hash
 _ARRAYS = {2, 6}
+_AT_ONCE = 1 << 18  # bytes of entries that are asked for together
 
 
 def _type(size: int) -> Any:
@@ -35,6 +37,7 @@ class Map:
 
     def __init__(self, definition: MapDefinition) -> None:
         self.definition = definition
+        self._alone = Unpreempted()
         self.Key = _type(definition.key_size)
         self.Leaf = _type(definition.value_size)
         self._per_cpu = definition.kind in _PER_CPU
@@ -46,10 +49,11 @@ class Map:
             definition.entries,
             definition.flags,
         )
+        self._value_bytes = definition.value_size
         if self._per_cpu:
             stride = -(-definition.value_size // 8) * 8
             self._stride = stride
-            self._room: Any = ctypes.c_ubyte * (stride * libbpf.possible_cpus())
+            self._value_bytes = stride * libbpf.possible_cpus()
 
     def _key(self, key: Any) -> Any:
         return self.Key(key) if isinstance(key, int) else self.Key.from_buffer_copy(key)
@@ -57,29 +61,36 @@ class Map:
     def _value(self, value: Any) -> Any:
         return self.Leaf(value) if isinstance(value, int) else self.Leaf.from_buffer_copy(value)
 
+    def _leaf(self, room: Any, at: int = 0) -> Any:
+        if not self._per_cpu:
+            return self.Leaf.from_buffer_copy(room, at)
+        places = range(at, at + self._value_bytes, self._stride)
+        return [self.Leaf.from_buffer_copy(room, place) for place in places]
+
     def __getitem__(self, key: Any) -> Any:
         key = self._key(key)
-        room = self._room() if self._per_cpu else self.Leaf()
-        found = libbpf.library().bpf_map_lookup_elem(self.fd, ctypes.byref(key), ctypes.byref(room))
+        room = (ctypes.c_ubyte * self._value_bytes)()
+        lookup = libbpf.library().bpf_map_lookup_elem
+        with self._alone:
+            found = lookup(self.fd, ctypes.byref(key), ctypes.byref(room))
         if found < 0:
             if libbpf.error_number(found) == errno.ENOENT:
                 raise KeyError(bytes(key))
             libbpf.checked(found, f"look up in {self.definition.name}")
-        if not self._per_cpu:
-            return room
-        places = range(0, len(room), self._stride)
-        return [self.Leaf.from_buffer_copy(room, at) for at in places]
+        return self._leaf(room)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         key, value = self._key(key), self._value(value)
-        done = libbpf.library().bpf_map_update_elem(
-            self.fd, ctypes.byref(key), ctypes.byref(value), ctypes.c_uint64(0)
-        )
+        update = libbpf.library().bpf_map_update_elem
+        with self._alone:
+            done = update(self.fd, ctypes.byref(key), ctypes.byref(value), ctypes.c_uint64(0))
         libbpf.checked(done, f"write to {self.definition.name}")
 
     def __delitem__(self, key: Any) -> None:
         key = self._key(key)
-        done = libbpf.library().bpf_map_delete_elem(self.fd, ctypes.byref(key))
+        delete = libbpf.library().bpf_map_delete_elem
+        with self._alone:
+            done = delete(self.fd, ctypes.byref(key))
         if done < 0:
             if libbpf.error_number(done) == errno.ENOENT:
                 raise KeyError(bytes(key))
@@ -92,9 +103,9 @@ class Map:
         between v5.13 and v5.15).
         """
         key, room = self._key(key), self.Leaf()
-        done = libbpf.library().bpf_map_lookup_and_delete_elem(
-            self.fd, ctypes.byref(key), ctypes.byref(room)
-        )
+        take = libbpf.library().bpf_map_lookup_and_delete_elem
+        with self._alone:
+            done = take(self.fd, ctypes.byref(key), ctypes.byref(room))
         if done < 0:
             if libbpf.error_number(done) == errno.ENOENT:
                 raise KeyError(bytes(key))
@@ -116,12 +127,31 @@ class Map:
             yield after
 
     def items(self) -> Iterator[tuple[Any, Any]]:
-        """(key, leaf) of every entry that is still there when it is looked up."""
-        for key in self.keys():
-            try:
-                yield key, self[key]
-            except KeyError:
+        """(key, leaf) of every entry, many of them read at once (BPF_MAP_LOOKUP_BATCH)."""
+        definition = self.definition
+        each = definition.key_size + self._value_bytes
+        size = min(definition.entries, max(1, _AT_ONCE // each))
+        lookup = libbpf.library().bpf_map_lookup_batch
+        # A hash's place is a bucket's number, an array's a key.
+        at, after = None, (ctypes.c_ubyte * max(8, definition.key_size))()
+        while True:
+            keys = (ctypes.c_ubyte * (size * definition.key_size))()
+            values = (ctypes.c_ubyte * (size * self._value_bytes))()
+            count = ctypes.c_uint32(size)
+            with self._alone:
+                done = lookup(self.fd, at, after, keys, values, ctypes.byref(count), None)
+            number = libbpf.error_number(done) if done < 0 else 0
+            if number == errno.ENOSPC and size < definition.entries:
+                size = min(definition.entries, 2 * size)  # one bucket has more
                 continue
+            if number not in (0, errno.ENOENT):
+                libbpf.checked(done, f"read {definition.name}")
+            for n in range(count.value):
+                key = self.Key.from_buffer_copy(keys, n * definition.key_size)
+                yield key, self._leaf(values, n * self._value_bytes)
+            if number:
+                return
+            at, after = after, type(after)()
 
     def clear(self) -> None:
         """Delete every entry."""

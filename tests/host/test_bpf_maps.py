@@ -7,6 +7,7 @@ import mmap
 import os
 import struct
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from dmatrace.bpf.compiler import MapDefinition
 from dmatrace.bpf.maps import Map, RingBuffer
 from dmatrace.errors import CannotHere
 
-HASH, ARRAY, PERCPU_ARRAY, RINGBUF = 1, 2, 6, 27
+HASH, ARRAY, PERCPU_ARRAY, LRU_HASH, RINGBUF = 1, 2, 6, 9, 27
 
 
 class Three(ctypes.Structure):
@@ -72,6 +73,33 @@ def test_an_entry_of_a_per_cpu_map_has_a_value_for_each_cpu() -> None:
         first, _, last = file.read().strip().partition("-")
     assert [value.value for value in table[0]] == [0] * (int(last or first) + 1)
     table.close()
+
+
+@pytest.mark.parametrize("entries", [1, 3, 1000])
+@pytest.mark.parametrize("kind", [HASH, LRU_HASH, ARRAY, PERCPU_ARRAY])
+def test_all_entries_in_as_many_calls_as_it_takes(
+    kind: int, entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one by one; where two entries are asked for a bucket may have more."""
+    table = made(kind, 4, 24, entries)
+    if kind in (HASH, LRU_HASH):
+        assert list(table.items()) == []
+    if kind != PERCPU_ARRAY:
+        for n in range(entries):
+            table[n] = Three((n, n + 1, n + 2))
+    one_by_one = {key.value: _bytes(table[key]) for key in list(table.keys())}
+    if kind != LRU_HASH:  # which may have dropped some
+        assert len(one_by_one) == entries
+    for at_once in (1 << 18, 2 * 28, 1):
+        monkeypatch.setattr("dmatrace.bpf.maps._AT_ONCE", at_once)
+        found = [(key.value, _bytes(leaf)) for key, leaf in table.items()]
+        assert len(found) == len(one_by_one)
+        assert dict(found) == one_by_one
+    table.close()
+
+
+def _bytes(leaf: Any) -> list[bytes]:
+    return [bytes(each) for each in leaf] if isinstance(leaf, list) else [bytes(leaf)]
 
 
 def test_the_kernel_says_what_was_asked_for() -> None:
