@@ -39,6 +39,21 @@ def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
+    config.pluginmanager.register(_Reruns(config))
+
+
+class _Reruns:
+    """With --reruns: what a test said that fails once and then does not."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        terminal: Any = self._config.pluginmanager.get_plugin("terminalreporter")
+        # A worker of xdist has no terminal.
+        if report.outcome == "rerun" and terminal is not None:
+            terminal.write_sep("_", f"{report.nodeid} failed, and is run once more")
+            terminal.write_line(report.longreprtext)
 
 
 def _unexpected(report: pytest.TestReport | pytest.CollectReport) -> str | None:
