@@ -153,6 +153,11 @@ class Map:
                 return
             at, after = after, type(after)()
 
+    def values(self) -> list[Any]:
+        """An array's, in its order."""
+        assert self.definition.kind in _ARRAYS
+        return [leaf for _, leaf in self.items()]
+
     def clear(self) -> None:
         """Delete every entry."""
         assert self.definition.kind not in _ARRAYS

@@ -109,9 +109,11 @@ def take(
             known = found[each.ino]
             known.size, known.exporter, known.name = each.size, each.exporter, each.name
         source = dmabufs.SOURCE
-    names, unseen = _processes(root / "proc", found)
+    complete = source != PROC
+    # Where the kernel lists every buffer, and has none, nobody holds one.
+    names, unseen = _processes(root / "proc", found) if found or not complete else ({}, 0)
     result = tuple(_buffer(ino, found[ino], names) for ino in sorted(found))
-    return Inventory(result, source, source != PROC, unseen)
+    return Inventory(result, source, complete, unseen)
 
 
 def rows(held: Inventory, load_id: int, now: int) -> list[dict[str, Any]]:
@@ -172,8 +174,8 @@ def _processes(proc: Path, found: defaultdict[int, _Found]) -> tuple[dict[int, s
     for entry in sorted(os.listdir(proc)):
         if entry.isdecimal():
             try:
-                _descriptors(proc / entry, int(entry), found)
-                _mappings(proc / entry, int(entry), found)
+                _descriptors(f"{proc}/{entry}", int(entry), found)
+                _mappings(f"{proc}/{entry}", int(entry), found)
             except PermissionError:
                 unseen += 1
             except (FileNotFoundError, ProcessLookupError):  # it ended
@@ -183,17 +185,18 @@ def _processes(proc: Path, found: defaultdict[int, _Found]) -> tuple[dict[int, s
     return {pid: name.strip() for pid, name in names.items() if name is not None}, unseen
 
 
-def _descriptors(place: Path, pid: int, found: defaultdict[int, _Found]) -> None:
-    for number in os.listdir(place / "fd"):
+def _descriptors(place: str, pid: int, found: defaultdict[int, _Found]) -> None:
+    # Strings, not Path: hundreds of processes have thousands of descriptors.
+    for number in os.listdir(f"{place}/fd"):
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            if not os.readlink(place / "fd" / number).startswith(_PATH):
+            if not os.readlink(f"{place}/fd/{number}").startswith(_PATH):
                 continue
-            said = parse_fdinfo((place / "fdinfo" / number).read_text(errors="replace"))
+            said = parse_fdinfo(Path(place, "fdinfo", number).read_text(errors="replace"))
             if "exp_name" not in said:  # a file that is called so
                 continue
             # In fdinfo since commit 3845f256a8b5 "procfs/dmabuf: add inode number to
             # /proc/*/fdinfo" (in v5.14).
-            ino = int(said["ino"]) if "ino" in said else os.stat(place / "fd" / number).st_ino
+            ino = int(said["ino"]) if "ino" in said else os.stat(f"{place}/fd/{number}").st_ino
             known = found[ino]
             known.size, known.exporter = int(said["size"]), said["exp_name"]
             known.name = said.get("name", known.name)
@@ -206,23 +209,26 @@ def parse_fdinfo(text: str) -> dict[str, str]:
     return {name: value.strip() for name, value in fields}
 
 
-def _mappings(place: Path, pid: int, found: defaultdict[int, _Found]) -> None:
-    with (place / "maps").open(errors="replace") as lines:
-        for line in lines:
-            if _PATH not in line:
-                continue
-            span, _mode, _offset, device, ino, path = line.split(maxsplit=5)
-            # The file system of dma-bufs has no device, so no file of a disk is meant.
-            if not path.startswith(_PATH) or not device.startswith("00:"):
-                continue
-            start, end = (int(address, 16) for address in span.split("-"))
-            known = found[int(ino)]
-            known.mapped[pid] += end - start
-            known.name = known.name or path.rstrip("\n").removeprefix(_PATH)
-            if known.size is None:
-                # Followed by whoever may checkpoint processes; the inode has the buffer's size.
-                with contextlib.suppress(OSError):
-                    known.size = os.stat(place / "map_files" / span).st_size
+def _mappings(place: str, pid: int, found: defaultdict[int, _Found]) -> None:
+    with open(f"{place}/maps", "rb") as file:
+        maps = file.read()
+    if _PATH.encode() not in maps:
+        return
+    for line in maps.decode(errors="replace").split("\n"):
+        if _PATH not in line:
+            continue
+        span, _mode, _offset, device, ino, path = line.split(maxsplit=5)
+        # The file system of dma-bufs has no device, so no file of a disk is meant.
+        if not path.startswith(_PATH) or not device.startswith("00:"):
+            continue
+        start, end = (int(address, 16) for address in span.split("-"))
+        known = found[int(ino)]
+        known.mapped[pid] += end - start
+        known.name = known.name or path.removeprefix(_PATH)
+        if known.size is None:
+            # Followed by whoever may checkpoint processes; the inode has the buffer's size.
+            with contextlib.suppress(OSError):
+                known.size = os.stat(f"{place}/map_files/{span}").st_size
 
 
 def _read(path: Path) -> str | None:

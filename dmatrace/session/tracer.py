@@ -279,11 +279,12 @@ class Tracer:
         table = self.program.table("elsewhere")
         if table is None:
             return {}
-        return {name: int(table[n].value) for n, name in enumerate(layout.REMOVALS)}
+        values = table.values()
+        return {name: int(values[n].value) for n, name in enumerate(layout.REMOVALS)}
 
     def pinned(self) -> dict[str, int]:
         """Bytes pinned now; until now, pages x us, and the ns in which any were."""
-        slots = [int(self._tables["pinned"][n].value) for n in range(layout.PINNED_NS + 1)]
+        slots = [int(slot.value) for slot in self._tables["pinned"].values()]
         now = max(0, ctypes.c_int64(slots[layout.PINNED_NOW]).value)
         at = time.monotonic_ns()
         since = slots[layout.PINNED_SINCE]
@@ -318,7 +319,8 @@ class Tracer:
         calls of hooked functions ("missed"), None where this kernel does not count those.
         """
         table = self._tables["lost"]
-        found = {name: int(table[index].value) for index, name in enumerate(layout.LOST)}
+        values = table.values()
+        found = {name: int(values[index].value) for index, name in enumerate(layout.LOST)}
         return {**found, "missed": self.program.missed()}
 
     @property
