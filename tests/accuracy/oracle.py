@@ -69,9 +69,6 @@ kretprobe:filemap_read /@in[tid] && (int64)retval > 0 && @pipe[tid] == 0/ {
 kretprobe:filemap_read /@in[tid] && (int64)retval > 0 && @pipe[tid]/ {
 	@spliced[@load[tid]] = sum((int64)retval);
 }
-END {
-	clear(@pipe);
-}
 """
 _PROBE = re.compile(r"^(kprobe|kretprobe|kfunc|tracepoint|rawtracepoint):([\w:]+)", re.MULTILINE)
 _BLOCK = re.compile(r"^(?!/\*)[a-zE][^{}]*?\{\n.*?^\}\n", re.MULTILINE | re.DOTALL)
@@ -104,7 +101,7 @@ def script(lab: Lab, *, module: bool, workers: bool) -> Path:
     text += (_DISK_OLD if old else _DISK).replace("DISK", str(disk(lab)))
     if "filemap_splice_read" not in known:
         assert _COPIED in text
-        text = text.replace(_COPIED, _COPIED_OLD)
+        text = text.replace(_COPIED, _COPIED_OLD).replace("END {\n", "END {\n\tclear(@pipe);\n")
     text = fitting(text, known, module=module)
     found.write_text(text.replace("args.", "args->") if old else text)
     return found
