@@ -15,6 +15,7 @@ from typing import Any
 
 from dmatrace import __version__
 from dmatrace.detail import EXACT, Detail
+from dmatrace.garbage import seldom
 from dmatrace.recording import Writer
 from dmatrace.session.devices import devices
 from dmatrace.session.machine import device
@@ -101,7 +102,8 @@ def traced(
             "self": _SELF_COST,
         }
         writer = stack.enter_context(Writer.create(out, {**every, **meta}, force, owner=owner()))
-        yield Traced(tracer, writer)
+        with seldom():
+            yield Traced(tracer, writer)
         if tracer.lost:
             by = ", ".join(f"{name} {n}" for name, n in tracer.lost_by().items() if n)
             say(f"{tracer.lost} events were lost ({by}): figures are lower bounds")

@@ -18,6 +18,7 @@ from textual.screen import Screen
 from textual.widgets import ContentSwitcher, DataTable, Footer, Static
 
 from dmatrace.errors import DmatraceError
+from dmatrace.garbage import seldom
 from dmatrace.tui import draw, export, filepages, head, order, pages
 from dmatrace.tui.keys import KEYS
 from dmatrace.tui.model import Snapshot
@@ -344,7 +345,8 @@ def run(source: Source, *, interval: float) -> None:
 
     old = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
-        app.run()
+        with seldom():
+            app.run()
     finally:
         source.close()
         for number, handler in old.items():
