@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -75,9 +76,18 @@ class Lab:
         assert done.code == 0, f"{script}\n{done.out}{done.err}"
         return done.out
 
+    def fresh(self, name: str) -> Path:
+        """Where a recording called ``name`` goes: dmatrace replaces none.
+
+        A test that is run once more (--reruns) has one of the first time there.
+        """
+        out = self.shared / f"{name}.dmt"
+        shutil.rmtree(out, ignore_errors=True)
+        return out
+
     def record(self, name: str, *arguments: str) -> dict[str, Any]:
         """``dmatrace record`` in the guest, ``dmatrace report -f json`` of it on the host."""
-        out = self.shared / f"{name}.dmt"
+        out = self.fresh(name)
         done = self.run("dmatrace", "record", *arguments, "-o", str(out))
         assert done.code == 0, done.err
         assert done.out == f"{out}\n"

@@ -33,7 +33,7 @@ def busy(lab: Lab) -> str:
 @pytest.mark.long
 def test_640000_reads_of_64_threads(lab: Lab, busy: str) -> None:
     """Every one is counted, and what is lost would be."""
-    out = lab.shared / "busy.dmt"
+    out = lab.fresh("busy")
     done = lab.shell(f"dmatrace record -o {out} -- {busy} {THREADS} {READS} {SIZE}")
     assert done.code == 0, done.err
     reads, size, ns = map(int, done.out.split())

@@ -82,7 +82,7 @@ def test_law(recorded: dict[str, Any], holds: Any) -> None:
 
 def test_threads_that_preempt_each_other_are_counted(lab: Lab) -> None:
     """Eight, on two CPUs: where one is preempted in a BPF program others must not be missed."""
-    program, out = lab.shared / "busy", lab.shared / "busy.dmt"
+    program, out = lab.shared / "busy", lab.fresh("busy")
     source = Path(__file__).with_name("busy.c")
     command = ["gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread", "-o", str(program)]
     subprocess.run([*command, str(source)], check=True)

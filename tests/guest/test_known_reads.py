@@ -20,9 +20,9 @@ def known(lab: Lab) -> tuple[STEPS, STEPS]:
     return read_known(lab)
 
 
-def read_known(lab: Lab) -> tuple[STEPS, STEPS]:
+def read_known(lab: Lab, name: str = "known") -> tuple[STEPS, STEPS]:
     """Do and record the steps."""
-    out = lab.shared / "known.dmt"
+    out = lab.fresh(name)
     script = __file__.replace("test_known_reads", "known_reads")
     said = json.loads(lab.must(f"python3 {script} {out}").splitlines()[-1])
     document = report(out)
@@ -101,18 +101,37 @@ def test_a_stack_of_devices_counts_once(known: tuple[STEPS, STEPS], step: str) -
 
 
 def test_latencies_as_the_device_adds_them(known: tuple[STEPS, STEPS], lab: Lab) -> None:
-    """What the kernel accounts of requests begins when one is made, right after queueing."""
+    """What the kernel accounts of requests begins when one is made, right after queueing.
+
+    Steps that are apart are done again: a CPU that is taken away between the two looks at a
+    clock, once for all requests of a plug, does not come back there.
+    """
+    apart = _latencies_apart(known, lab, "known")
+    for again in range(3):
+        if not apart:
+            break
+        name = f"known-{again}"
+        found = _latencies_apart(read_known(lab, name), lab, name)
+        apart = {step: found[step] for step in apart if step in found}
+    assert not apart
+
+
+def _latencies_apart(known: tuple[STEPS, STEPS], lab: Lab, name: str) -> dict[str, str]:
+    """{step: how the two differ}."""
     from dmatrace.recording import Recording
 
-    table = Recording.open(lab.shared / "known.dmt").table("requests")
+    table = Recording.open(lab.shared / f"{name}.dmt").table("requests")
     loads, said = known
+    apart = {}
     for step in ("dm", "dm buffered", "small"):
         mine = table[(table["load_id"] == loads[step]["load_id"]) & (table["op"] == "read")]
         ours = (mine["complete_ns"] - mine["queue_ns"]).sum() / 1e6
         least = (mine["complete_ns"] - mine["issue_ns"]).sum() / 1e6
         theirs = said[step]["loop"][2]
         # A plug remembers the time of its first request: theirs may begin a little earlier.
-        assert 0.9 * least - 2 <= theirs <= 1.3 * ours + 2 * len(mine), step
+        if not 0.9 * least - 2 <= theirs <= 1.3 * ours + 2 * len(mine):
+            apart[step] = f"{theirs} ms, not {least:.1f} to {ours:.1f}, of {len(mine)} requests"
+    return apart
 
 
 def test_metadata_is_apart(known: tuple[STEPS, STEPS]) -> None:

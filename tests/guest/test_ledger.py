@@ -46,7 +46,7 @@ def seen(lab: Lab) -> Seen:
 
 def experiments(lab: Lab) -> Seen:
     """Do and record them."""
-    out, oracle = lab.shared / "ledger.dmt", lab.shared / "ledger.json"
+    out, oracle = lab.fresh("ledger"), lab.shared / "ledger.json"
     lab.must(f"cd {work.__file__.rsplit('/tests/', 1)[0]} && "
              f"python3 -m tests.guest.ledger_work {out} {oracle} /data")  # fmt: skip
     return Seen(report(out), json.loads(oracle.read_text()))

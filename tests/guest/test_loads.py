@@ -72,10 +72,10 @@ def seen(lab: Lab) -> Iterator[Seen]:
 
 def record_ways(lab: Lab) -> Seen:
     """Do and record them, with files in /data/ways."""
-    where, out = "/data/ways", lab.shared / "ways.dmt"
+    where, out = "/data/ways", lab.fresh("ways")
     names = " ".join(WAYS)
     lab.must(
-        f"mkdir {where} && cd {where} && for n in {names}; do"
+        f"rm -rf {where} && mkdir {where} && cd {where} && for n in {names}; do"
         f" head -c {SIZE} /dev/urandom >way.$n; done; printf GGUF |"
         " dd of=way.mmap conv=notrunc status=none; sync"
     )
@@ -227,7 +227,7 @@ def test_attached_in_the_middle_of_a_load(lab: Lab, seen: Seen) -> None:
     """The file is open and the buffer mapped before anybody looks: /proc says what they are."""
     if seen.said["heap"]["skipped"]:
         pytest.skip("kernel lacks: dma-heap")
-    out = lab.shared / "middle.dmt"
+    out = lab.fresh("middle")
     lab.must(f"cat >/tmp/busy.py <<'END'\n{_BUSY}\nEND")
     done = lab.shell(
         f"python3 /tmp/busy.py {LOADING.parent} /data/ways/way.small >/tmp/says & pid=$!;"

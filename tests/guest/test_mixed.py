@@ -33,7 +33,7 @@ class Mixed:
 
 def run_mixed(lab: Lab, first: int, count: int) -> Mixed:
     """Record workloads ``first`` to ``first + count - 1``."""
-    out, program = lab.shared / f"mixed-{first}.dmt", lab.shared / "mixed"
+    out, program = lab.fresh(f"mixed-{first}"), lab.shared / "mixed"
     command = ["gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread", "-o", str(program)]
     subprocess.run([*command, *map(str, sorted(SOURCES.glob("*.c")))], check=True)
     said = lab.must(

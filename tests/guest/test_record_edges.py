@@ -168,12 +168,13 @@ def _stopped(lab: Lab, name: str, number: signal.Signals, group: str = "") -> tu
     Job control (set -m) puts it into a group of its own, as a terminal's shell does, and
     leaves it SIGINT.
     """
-    out = lab.shared / f"{name}.dmt"
+    out = lab.fresh(name)
     script = f"""
         set -m
+        : >/tmp/said.err  # what another recorder said there is nothing to wait for
         dmatrace record --strategy anon-bio,anon-dio --rounds 500 --size 65M --raise-limits \
             --dir /data -o {out} >/tmp/said.out 2>/tmp/said.err &
-        for n in $(seq 600); do
+        for n in $(seq 1500); do
             grep -q 'anon-dio' /tmp/said.err && break
             kill -0 $! || exit 99
             sleep 0.2
@@ -182,7 +183,7 @@ def _stopped(lab: Lab, name: str, number: signal.Signals, group: str = "") -> tu
         wait $!
         code=$?
         # Whoever puts things back after SIGKILL may need a moment.
-        for n in $(seq 100); do
+        for n in $(seq 600); do
             pgrep -f '[d]matrace_loaders' >/dev/null || ls /data/dmatrace-*.bin >/dev/null 2>&1 \
                 || break
             sleep 0.1

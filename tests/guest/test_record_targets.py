@@ -52,7 +52,11 @@ class Ran:
 @pytest.fixture(scope="module")
 def ran(lab: Lab, place: str) -> Ran:
     """One recording for most of the tests."""
-    out = lab.shared / "command.dmt"
+    return _run(lab, place, "command")
+
+
+def _run(lab: Lab, place: str, name: str) -> Ran:
+    out = lab.fresh(name)
     done = lab.shell(
         f"cp {READING} /tmp/reading.py && chmod 644 /tmp/reading.py && echo hello |"
         f" SUDO_UID=$(id -u {USER}) SUDO_GID=$(id -g {USER}) dmatrace record -o {out} --"
@@ -69,13 +73,8 @@ def _sums(thread: dict[str, Any]) -> dict[str, int]:
     }
 
 
-def _agrees(thread: dict[str, Any]) -> None:
-    """With the scheduler's clock, as law 1 has it, and where a busy host takes the CPU away."""
-    assert _apart(thread) == ""
-
-
 def _apart(thread: dict[str, Any]) -> str:
-    """How the scheduler's clock is another, "" where it agrees."""
+    """How the scheduler's clock is another than law 1 and a busy host allow, "" if it is none."""
     sums, wake = _sums(thread), thread["wake_ns"]
     allowed = APART_NS + law.SCHED_WITHIN * thread["wall_ns"] + thread["mark_ns"]
     run, wait = thread["sched_run_ns"], thread["sched_wait_ns"]
@@ -134,16 +133,27 @@ def test_bytes_are_exact(ran: Ran) -> None:
     assert ran.load("pid")["direct"]["direct_bytes"] == 28 * MIB
 
 
-def test_time_adds_up(ran: Ran) -> None:
+def test_time_adds_up(lab: Lab, place: str, ran: Ran) -> None:
+    """What a busy host does to clocks that are read one after the other does not repeat."""
+    apart = _times_apart(ran)
+    for again in range(3):
+        if not apart:
+            break
+        apart = _times_apart(_run(lab, place, f"command-{again}"))
+    assert apart == []
+
+
+def _times_apart(ran: Ran) -> list[str]:
+    """How the scheduler's clock, and the kernel's news of the first process, are others."""
     main = ran.load("pid")
-    # By the kernel's proc connector, and by the command's own clock, which starts late.
-    total = sum(_sums(main["threads"][0]).values())
-    assert total == pytest.approx(main["wall_ns"], rel=0.01, abs=APART_NS)
-    assert ran.said["ns"] < total
     assert len(main["threads"]) == 4
-    for load in ran.document["loads"]:
-        for thread in load["threads"]:
-            _agrees(thread)
+    # By the kernel's proc connector, and by the command's own clock, which starts late.
+    total, wall = sum(_sums(main["threads"][0]).values()), main["wall_ns"]
+    assert ran.said["ns"] < total
+    apart = [_apart(thread) for load in ran.document["loads"] for thread in load["threads"]]
+    if total != pytest.approx(wall, rel=0.01, abs=APART_NS):
+        apart.append(f"{total=} {wall=}")
+    return [said for said in apart if said]
 
 
 @pytest.mark.long  # two clocks, once: a busy host can take the CPU away between them
@@ -211,7 +221,7 @@ def test_attached_in_the_middle(lab: Lab, place: str) -> None:
     lab.must(f"cat >/tmp/busy.py <<'END'\n{_BUSY}\nEND")
     apart: list[str] = []
     for attempt in range(4):
-        apart = _attached_in_the_middle(lab, place, lab.shared / f"attached-{attempt}.dmt")
+        apart = _attached_in_the_middle(lab, place, lab.fresh(f"attached-{attempt}"))
         if not apart:
             return
     assert apart == []
@@ -220,7 +230,8 @@ def test_attached_in_the_middle(lab: Lab, place: str) -> None:
 def _attached_in_the_middle(lab: Lab, place: str, out: Path) -> list[str]:
     """Everything but the scheduler's clocks, of which it says how they are apart."""
     done = lab.shell(
-        f"python3 /tmp/busy.py {place}/direct {place}/cached & pid=$!; sleep 1;"
+        f"python3 /tmp/busy.py {place}/direct {place}/cached & pid=$!;"
+        " until [ $(ls /proc/$pid/task | wc -l) = 3 ]; do sleep 0.2; done;"
         f" dmatrace attach $pid -d 3 -o {out}; code=$?; kill $pid; exit $code"
     )
     assert done.code == 0, done.err
@@ -253,8 +264,12 @@ def _attached_in_the_middle(lab: Lab, place: str, out: Path) -> list[str]:
 
 
 def test_a_target_that_ends_is_an_end(lab: Lab) -> None:
-    out = lab.shared / "ends.dmt"
-    done = lab.shell(f"sleep 30 & dmatrace record -p $! -o {out}")
+    out = lab.fresh("ends")
+    done = lab.shell(
+        f": >/tmp/said; sleep 1000 & pid=$!; dmatrace record -p $pid -o {out} 2>/tmp/said &"
+        " recorder=$!; until grep -q following /tmp/said || ! kill -0 $recorder; do sleep 0.2;"
+        " done; kill $pid; wait $recorder; code=$?; cat /tmp/said >&2; exit $code"
+    )
     assert (done.code, done.out) == (0, f"{out}\n"), done.err
     assert "the target has ended" in done.err
     assert report(out)["complete"]
@@ -262,9 +277,10 @@ def test_a_target_that_ends_is_an_end(lab: Lab) -> None:
 
 def test_ctrl_c_is_the_commands(lab: Lab) -> None:
     """As a terminal's shell sends it: to the whole group."""
-    out = lab.shared / "interrupted.dmt"
+    out = lab.fresh("interrupted")
     done = lab.shell(
-        f"set -m; dmatrace record -o {out} -- bash -c 'echo runs >/tmp/runs; exec sleep 1000' &"
+        "set -m; rm -f /tmp/runs;"
+        f" dmatrace record -o {out} -- bash -c 'echo runs >/tmp/runs; exec sleep 1000' &"
         " for n in $(seq 900); do [ -e /tmp/runs ] && break; sleep 0.2; done; sleep 1;"
         f" kill -{int(signal.SIGINT)} -$!; wait $!; code=$?; rm /tmp/runs; exit $code"
     )
@@ -282,8 +298,9 @@ def test_ctrl_c_is_the_commands(lab: Lab) -> None:
         ("dmatrace record -p 2", 1, "is a kernel thread"),
         ("dmatrace attach 4000000 -o x.dmt", 1, "there is no process 4000000"),
         (
-            "python3 -c 'import os,time\nif os.fork(): time.sleep(60)' & sleep 2;"
-            " pid=$(pgrep -P $!); dmatrace record -p $pid; code=$?; kill $!; exit $code",
+            "python3 -c 'import os,time\nif os.fork(): time.sleep(600)' &"
+            " until pid=$(pgrep -P $!) && grep -qs '^State:.Z' /proc/$pid/status;"
+            " do sleep 0.2; done; dmatrace record -p $pid; code=$?; kill $!; exit $code",
             1,
             "has ended already: a zombie",
         ),
@@ -296,9 +313,9 @@ def test_ctrl_c_is_the_commands(lab: Lab) -> None:
         ),
         (
             "python3 -c 'import threading,time\n"
-            "threading.Thread(target=time.sleep, args=(60,)).start()' & sleep 2;"
-            " tid=$(ls /proc/$!/task | tail -1); dmatrace record -p $tid; code=$?; kill -9 $!;"
-            " exit $code",
+            "threading.Thread(target=time.sleep, args=(600,)).start()' &"
+            " until tid=$(ls /proc/$!/task | grep -vx $!); do sleep 0.2; done;"
+            " dmatrace record -p $tid; code=$?; kill -9 $!; exit $code",
             1,
             "is a thread of process",
         ),
@@ -336,11 +353,13 @@ with mmap.mmap(held[-1], size) as target, open(sys.argv[2], "rb", buffering=0) a
 
 def test_every_process_that_uses_dma_bufs(lab: Lab, place: str) -> None:
     """One that holds one and one that comes later; another that reads is left out."""
-    out, work = lab.shared / "dma-bufs.dmt", lab.shared / "dma_buf.py"
+    out, work = lab.fresh("dma-bufs"), lab.shared / "dma_buf.py"
     work.write_text(_DMA_BUF)
     done = lab.shell(
-        f"python3 {work} /tmp/first {place}/direct /tmp/go & until [ -s /tmp/first ]; do sleep 0.2;"
-        " done; env --default-signal=INT"  # which a shell takes from what it starts with &
+        "rm -f /tmp/first /tmp/go; : >/tmp/said;"
+        f" python3 {work} /tmp/first {place}/direct /tmp/go &"
+        " until [ -s /tmp/first ]; do sleep 0.2; done;"
+        " env --default-signal=INT"  # which a shell takes from what it starts with &
         f" dmatrace record --dma-bufs -o {out} 2>/tmp/said >/dev/null & recorder=$!;"
         " for n in $(seq 600); do grep -q following /tmp/said && break; sleep 0.2; done;"
         f" touch /tmp/go; cat {place}/cached >/dev/null;"
@@ -364,9 +383,10 @@ def test_every_process_that_uses_dma_bufs(lab: Lab, place: str) -> None:
 @pytest.mark.long
 def test_every_process_of_a_name_and_a_group(lab: Lab, place: str) -> None:
     """What comes after us is followed too, if it lives until we hear of it; the rest is not."""
-    out = lab.shared / "comm.dmt"
+    out = lab.fresh("comm")
     done = lab.shell(
-        f"env --default-signal=INT dmatrace record --comm dd -o {out} 2>/tmp/said & recorder=$!;"
+        ": >/tmp/said;"
+        f" env --default-signal=INT dmatrace record --comm dd -o {out} 2>/tmp/said & recorder=$!;"
         " for n in $(seq 600); do grep -q waiting /tmp/said && break; sleep 0.2; done;"
         f" cat {place}/direct >/dev/null; (sleep 5; cat {place}/direct) | dd of=/dev/null bs=1M;"
         " kill -INT $recorder; wait $recorder; code=$?; cat /tmp/said >&2; exit $code"
@@ -378,7 +398,7 @@ def test_every_process_of_a_name_and_a_group(lab: Lab, place: str) -> None:
 
 @pytest.mark.long
 def test_two_hundred_children(lab: Lab, place: str) -> None:
-    out = lab.shared / "children.dmt"
+    out = lab.fresh("children")
     command = f"for n in $(seq 200); do head -c 1100003 {place}/direct >/dev/null & done; wait"
     done = lab.run("dmatrace", "record", "-o", str(out), "--", "bash", "-c", command)
     assert done.code == 0, done.err

@@ -51,7 +51,7 @@ def test_several_readers_and_batches(lab: Lab, odd: str, ko: str) -> None:
         "dmabuf-insertpage-dio", "dmabuf-gather-bio", "dmabuf-gather-dio", "dmabuf-allocread-dio",
     ]  # fmt: skip
     options = "--jobs 3 --block 300K --gather 16M --depth 2 --verify full --raise-limits"
-    out = lab.shared / "several.dmt"
+    out = lab.fresh("several")
     done = lab.shell(
         f"dmatrace record --strategy {','.join(chosen)} {options} --load-module --file {odd}"
         f" -o {out} && dmatrace report {out} -f json >{out}.json"
@@ -275,13 +275,14 @@ def test_a_stopped_recorder_leaves_no_module(
     lab: Lab, odd: str, ko: str, number: signal.Signals
 ) -> None:
     """In the middle of loads whose buffers, streams and workers hold it."""
-    out = lab.shared / f"stopped{int(number)}.dmt"
+    out = lab.fresh(f"stopped{int(number)}")
     done = lab.shell(f"""
         set -m
+        : >/tmp/said.err
         chosen=dmabuf-gather-dio,dmabuf-splice-dio,dmabuf-insertpage-dio
         dmatrace record --strategy $chosen --rounds 500 --gather 4M --load-module --file {odd} \\
             -o {out} >/tmp/said.out 2>/tmp/said.err &
-        for n in $(seq 600); do
+        for n in $(seq 1500); do
             grep -q '\\] dmabuf-insertpage-dio' /tmp/said.err && break
             kill -0 $! || {{ cat /tmp/said.err; exit 99; }}
             sleep 0.2

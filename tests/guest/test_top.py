@@ -66,7 +66,7 @@ def untouched(lab: Lab) -> Iterator[None]:
 @pytest.mark.long
 @pytest.mark.usefixtures("untouched")
 def test_a_race_is_watched_typed_into_and_left(lab: Lab) -> None:
-    out = lab.shared / "race.dmt"
+    out = lab.fresh("race")
     terminal = Terminal(
         lab, f"dmatrace top --strategy {RACE} --size {SIZE} --rounds 2 --raise-limits -o {out}"
     )
@@ -128,7 +128,7 @@ def test_whoever_leaves_early_leaves_nothing_behind(lab: Lab, how: str) -> None:
 
 def test_a_recording_is_watched(lab: Lab) -> None:
     """`record --live`: what is recorded stays, and the path is said when the view is left."""
-    out = lab.shared / "live.dmt"
+    out = lab.fresh("live")
     terminal = Terminal(lab, f"dmatrace record --strategy anon-dio --size 16M --live -o {out}")
     try:
         screen = terminal.until("ENDED", "anon-dio", "the recorder has finished")
@@ -146,7 +146,7 @@ def test_a_command_is_watched_and_ended(lab: Lab) -> None:
     """Its exit code is the view's; leaving early ends it, and keeps what was recorded."""
     cases = (('sh -c "exit 7"', "exit 7", 7), ("sleep 1000", "LIVE", 130))
     for command, shown, code in cases:
-        out = lab.shared / f"command-{code}.dmt"
+        out = lab.fresh(f"command-{code}")
         terminal = Terminal(lab, f"dmatrace record --live -o {out} -- {command}")
         try:
             terminal.until(shown, command.partition(" ")[0])

@@ -16,7 +16,7 @@ MINUTES = float(os.environ.get("DMATRACE_SOAK_MINUTES", "3"))
 @pytest.mark.long
 @pytest.mark.timeout(MINUTES * 60 + 900)
 def test_loads_come_and_go(lab: Lab) -> None:
-    out = lab.shared / "soak.dmt"
+    out = lab.fresh("soak")
     terminal = Terminal(
         lab, f"dmatrace top --strategy anon-bio,anon-dio --size 4M --rounds 100000 -o {out}"
     )

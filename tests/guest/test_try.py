@@ -46,7 +46,7 @@ def ran(lab: Lab) -> tuple[dict[str, Any], dict[str, Any], str]:
         "python3 - <<'END'\nimport os\nfd = os.open('/data/try/model', os.O_RDONLY)\n"
         "os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)\nEND"
     )
-    out = lab.shared / "try.dmt"
+    out = lab.fresh("try")
     done = lab.shell(
         "rm -f /tmp/gate; mkfifo /tmp/gate;"
         " python3 /tmp/target.py /data/try/model /data/try/other </tmp/gate >/tmp/target.out &"

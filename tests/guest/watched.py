@@ -73,7 +73,7 @@ def beside(lab: Lab, model: str, name: str, script: Path, *chosen: str) -> Watch
     ino = int(lab.must(f"stat -c %i {model}"))
     lab.must(
         f"setsid bpftrace -f json {script} >/tmp/oracle.json 2>/tmp/oracle.err </dev/null &"
-        " for n in $(seq 240); do sleep 0.5;"
+        " for n in $(seq 900); do sleep 0.5; kill -0 $! || break;"
         " grep -q iomap_dio_complete /sys/kernel/debug/kprobes/list && exit 0; done;"
         " cat /tmp/oracle.err; exit 1"
     )

@@ -71,8 +71,10 @@ class Page:
                     return result
 
     async def run(self, script: str) -> Any:
-        """An expression's value."""
-        found = await self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        """An expression's value, or what it promises."""
+        found = await self.call(
+            "Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True
+        )
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 

@@ -178,11 +178,12 @@ async def test_a_click_on_a_row_selects_it_and_on_a_tab_opens_it() -> None:
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)
         await pilot.click("#loads-table", offset=(4, 4))
+        await until(lambda: app.chosen.selected == _loads(app)[3])
         await settled(pilot)
         assert app.chosen.selected == _loads(app)[3]
         await press(pilot, "escape")
         await pilot.click("#tabs", offset=(26, 0))
-        await settled(pilot)
+        await until(lambda: _current(app) == "memory")
         assert _current(app) == "memory"
 
 
@@ -489,7 +490,10 @@ async def test_export(tmp_path: Path) -> None:
         assert "dmabuf-bio" in (tmp_path / made[1]).read_text().replace("&#160;", " ")
 
 
-async def test_an_export_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+async def test_an_export_that_cannot_be_written_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Top, "NOTIFICATION_TIMEOUT", 600)  # a busy machine looks late
     app = top(export_to=tmp_path / "none")
     async with app.run_test(size=NARROW) as pilot:
         await shown(pilot)

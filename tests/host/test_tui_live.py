@@ -37,6 +37,7 @@ with Writer.create(out, {{**synthetic.META, "skipped": [], "target": {{}}}}) as 
             synthetic.write_load(writer, loads, "dmabuf-bio", loads)
             time.sleep(0.01)
         if sys.argv[3] == "wait":
+            open(marker + ".waits", "w").close()
             signal.pause()
     except KeyboardInterrupt:
         pass
@@ -134,11 +135,17 @@ def test_a_recording_that_is_replaced_is_not_shown(
     start: Callable[..., Live], tmp_path: Path
 ) -> None:
     """What --force replaces is there until the recorder has attached."""
-    old = tmp_path / "kept.dmt"
+    old, gate = tmp_path / "kept.dmt", tmp_path / "gate"
     _until(start(3, "end", keep=str(old)), lambda seen: seen.state == "ended")
-    waiting = f"import shutil, time; time.sleep(1); shutil.rmtree({str(old)!r})"
+    waiting = f"""
+import os, shutil, time
+while not os.path.exists({str(gate)!r}):
+    time.sleep(0.01)
+shutil.rmtree({str(old)!r})
+"""
     live = start(1, "end", keep=str(old), script=waiting + _RECORDER)
     assert live.read().state == "starting"
+    gate.touch()
     snapshot = _until(live, lambda seen: seen.state == "ended")
     assert len(snapshot.loads) == 1
 
@@ -167,9 +174,12 @@ def test_files_of_followed_processes_grow(
 ) -> None:
     """Half of the rows, then all of them; and what is shown at last is what a replay shows."""
     live = start(0, keep=str(tmp_path / "kept.dmt"), script=_FOLLOWING)
-    snapshot = _until(live, lambda seen: any(len(load.files) == 2 for load in seen.loads))
+    # A look may come between the rows of two tables.
+    snapshot = _until(
+        live,
+        lambda seen: [file.progress for load in seen.loads for file in load.files] == [0.75, 0.5],
+    )
     assert snapshot.state == "live"
-    assert [file.progress for load in snapshot.loads for file in load.files] == [0.75, 0.5]
     marker.write_text("go on")
     seen = _until(live, lambda seen: seen.state == "ended")
     assert [file.progress for load in seen.loads for file in load.files] == [1.0, 2.0]
@@ -250,10 +260,9 @@ time.sleep(600)
         assert process.stdout is not None
         recorder = int(process.stdout.readline())
         for _ in range(6000):
-            if (tmp_path / "kept.dmt" / "meta.json").exists():
+            if marker.with_name(marker.name + ".waits").exists():
                 break
             time.sleep(0.01)
-        time.sleep(0.5)
         process.send_signal(signal.SIGKILL)
     for _ in range(6000):
         if marker.exists() and marker.read_text():  # written, not just made

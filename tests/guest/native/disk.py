@@ -21,8 +21,8 @@ _TABLES = {
     # Every read waits; writes do not.
     "delay": "delay {loop} 0 50 {loop} 0 0",
     "long delay": "delay {loop} 0 100000 {loop} 0 0",
-    # Works for two seconds, then fails for a second.
-    "flakey": "flakey {loop} 0 2 1",
+    # Works for four seconds, in which a slow machine loads the file as well, then fails for one.
+    "flakey": "flakey {loop} 0 4 1",
 }
 
 
