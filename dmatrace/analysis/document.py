@@ -109,7 +109,7 @@ _PER_LOAD = ("intervals", "waits", "file_reads")
 #: Tables of the memory ledger that have a load_id.
 _SAMPLED = ("page_cache", "ledger", "runs", "buffers")
 _HOOK = {"name": "", "phase": "", "attached": None, "hides": None}
-_PROGRAM = {"name": "", "run_time_ns": 0, "run_cnt": 0}
+_PROGRAM = {"name": "", "run_time_ns": 0, "run_cnt": 0, "missed": 0}
 _SKIPPED = {"strategy": "", "why": "", "do": ""}
 
 

@@ -296,16 +296,32 @@ class Program:
             self.tables.popitem()[1].close()
 
     def run_stats(self) -> list[dict[str, Any]]:
-        """{name, run_time_ns, run_cnt} of each program, the costliest first; BPF stats count.
+        """{name, run_time_ns, run_cnt, missed} of each program, the costliest first.
 
-        kprobes of all hooks share two programs; fentry has a pair for each hook.
+        Time and runs are there while BPF statistics count.  ``missed``: calls at which it did
+        not run because it, or one of its kind, ran on that CPU already; 0 of kprobes and classic
+        tracepoints before v6.7.  kprobes of all hooks share two programs; fentry has a pair for
+        each hook.
         """
         ran = ("run_time_ns", "run_cnt")
+        missed = self._recursions()
         found = [
-            {"name": name, **{key: fields.get(key, 0) for key in ran}}
+            {
+                "name": name,
+                **{key: fields.get(key, 0) for key in ran},
+                "missed": missed.get(name, 0),
+            }
             for name, fields in self._told()
         ]
         return sorted(found, key=lambda row: -row["run_time_ns"])
+
+    def _recursions(self) -> dict[str, int]:
+        """What each program missed; of one that is attached twice, what neither heard of."""
+        counts: dict[str, list[int]] = {}
+        for name, fields in self._told():
+            each = counts.setdefault(name.removesuffix(AGAIN), [])
+            each.append(fields.get("recursion_misses", 0))
+        return {name: min(n) if name in TWICE else sum(n) for name, n in counts.items()}
 
     def missed(self) -> int | None:
         """Calls of hooked functions at which no program ran, by whomever they were made.
@@ -317,12 +333,7 @@ class Program:
         Count missed stats in trace_call_bpf" in v6.7); a kprobe is not where another is
         being handled, or where too many calls of its function are under way.
         """
-        counts: dict[str, list[int]] = {}
-        for name, fields in self._told():
-            each = counts.setdefault(name.removesuffix(AGAIN), [])
-            each.append(fields.get("recursion_misses", 0))
-        # What one copy missed the other one heard of.
-        recursions = sum(min(n) if name in TWICE else sum(n) for name, n in counts.items())
+        recursions = sum(self._recursions().values())
         if any(hook["attached"] == "kprobe" for hook in self.hooks) and not self._kprobes_tell():
             return None
         return recursions + self._missed_before + sum(libbpf.missed(x) or 0 for x in self._links)

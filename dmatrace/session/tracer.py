@@ -329,7 +329,7 @@ class Tracer:
         return sum(number or 0 for name, number in self.lost_by().items() if name != "missed")
 
     def self_cost(self) -> list[Row]:
-        """{name, run_time_ns, run_cnt} of each BPF program since tracing began.
+        """{name, run_time_ns, run_cnt, missed} of each BPF program since tracing began.
 
         The costliest first; zeros without BPF statistics.
         """

@@ -15,8 +15,8 @@ from dmatrace.report import json as as_json
 from dmatrace.report import text
 
 PROGRAMS = [
-    {"name": "handle_mm_fault entry", "run_time_ns": 3_000_000, "run_cnt": 700},
-    {"name": "sys_enter", "run_time_ns": 1_200_000, "run_cnt": 300},
+    {"name": "handle_mm_fault entry", "run_time_ns": 3_000_000, "run_cnt": 700, "missed": 0},
+    {"name": "sys_enter", "run_time_ns": 1_200_000, "run_cnt": 300, "missed": 3},
 ]
 OWNED = {"user": ("fault", "handle_mm_fault;clear_page_erms"), "copy": ("copy", "x;rep_movs")}
 
