@@ -25,6 +25,7 @@ struct bio_owner {
 	u32 kind;
 	u32 phase;
 	u32 dev;
+	u32 once;               /* one of the two programs has heard of it */
 };
 
 struct flight {
@@ -110,6 +111,24 @@ static __always_inline void classify(struct thread *t, u64 bio, struct bio_owner
 	}
 }
 
+/*
+ * Where the kernel preempts, a program that was is not entered on that CPU
+ * until it goes on, and each of these is attached twice (taps.py).  Whoever
+ * hears of a bio first owns it; the other one finds that, and lets it be.
+ */
+static __always_inline int heard(u64 bio)
+{
+#ifdef TWICE
+	struct bio_owner *o = owners.lookup(&bio);
+
+	if (o && o->once) {
+		o->once = 0;
+		return 1;
+	}
+#endif
+	return 0;
+}
+
 /* Bios are freed unseen: what was at an address of another's new one is gone. */
 static __always_inline int own_bio(struct thread *t, u64 bio, u64 queued)
 {
@@ -119,6 +138,7 @@ static __always_inline int own_bio(struct thread *t, u64 bio, u64 queued)
 		owners.delete(&bio);
 		return 0;
 	}
+	owner.once = 1;
 	owner.tid = t->tid;
 	owner.tgid = t->tgid;
 	owner.queue_ns = queued;
@@ -133,6 +153,8 @@ RAW_TRACEPOINT_PROBE(block_bio_queue)
 	u64 bio = ctx->args[0];
 	struct thread *t = current_thread();
 
+	if (t && heard(bio))
+		return 0;
 	/* While a driver's submit_bio runs, what it queues goes on this list. */
 	if (t && !(load32(bio + OFF_bio_bi_opf) & 0xff) &&
 	    !load64(bpf_get_current_task() + OFF_task_struct_bio_list))
@@ -144,9 +166,12 @@ RAW_TRACEPOINT_PROBE(block_split)
 {
 	u64 bio = ctx->args[0], rest = load64(bio + OFF_bio_bi_private);
 	struct bio_owner *whole = owners.lookup(&rest);
+	struct thread *t = current_thread();
 
+	if (t && heard(bio))
+		return 0;
 	/* bio_chain() has made the rest the parent of what is cut off; both were queued as one. */
-	return own_bio(current_thread(), bio, whole ? whole->queue_ns : bpf_ktime_get_ns());
+	return own_bio(t, bio, whole ? whole->queue_ns : bpf_ktime_get_ns());
 }
 
 RAW_TRACEPOINT_PROBE(block_rq_issue)
@@ -157,6 +182,15 @@ RAW_TRACEPOINT_PROBE(block_rq_issue)
 
 	if (!owner)
 		return 0;
+#ifdef TWICE
+	/* It was queued, whoever heard of that: the next one at this address is another. */
+	owner->once = 0;
+	struct flight *other = flights.lookup(&rq);
+
+	if (other && other->owner.queue_ns == owner->queue_ns &&
+	    other->sector == load64(rq + OFF_request___sector))
+		return 0;
+#endif
 	f.owner = *owner;
 	f.issue_ns = bpf_ktime_get_ns();
 	f.bytes = f.left = load32(rq + OFF_request___data_len);

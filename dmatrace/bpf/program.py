@@ -36,7 +36,7 @@ from dmatrace.bpf.resolve import (
     without_double,
 )
 from dmatrace.bpf.stacks import left_out
-from dmatrace.bpf.taps import AGAIN, TWICE, programs
+from dmatrace.bpf.taps import AGAIN, programs, twice
 from dmatrace.detail import EXACT, Detail
 from dmatrace.errors import CannotHere, DmatraceError
 from dmatrace.phases import PHASE_ID
@@ -133,7 +133,7 @@ class Program:
         ]
         flags = [f"-D{k}={v}" for k, v in constants(btf, follow_fork=follow_fork).items()]
         flags += [f"-DWITH_{b.upper()}" for b in ("fentry", "kprobe") if mode in ("auto", b)]
-        flags += ["-DPREEMPTS"] if preempts() else []
+        flags += ["-DPREEMPTS", "-DTWICE"] if preempts() else []
         # Headers of 7.x, which bcc itself includes, use Microsoft's anonymous members.
         flags += ["-fms-extensions", "-Wno-everything"]
         formats = [_event(e) / "format" for tap in present for e, _ in programs(tap) if ":" in e]
@@ -321,7 +321,7 @@ class Program:
         for name, fields in self._told():
             each = counts.setdefault(name.removesuffix(AGAIN), [])
             each.append(fields.get("recursion_misses", 0))
-        return {name: min(n) if name in TWICE else sum(n) for name, n in counts.items()}
+        return {name: min(n) if twice(name) else sum(n) for name, n in counts.items()}
 
     def missed(self) -> int | None:
         """Calls of hooked functions at which no program ran, by whomever they were made.

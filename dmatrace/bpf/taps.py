@@ -20,10 +20,14 @@ _RAW = {
     "dmabuf.c": ("dma_buf_export",),
     "block.c": ("block_bio_queue", "block_split", "block_rq_issue", "block_rq_complete"),
 }
-# Attached twice.  A program that runs is not entered again on its CPU: when a read that is
-# waited for is told of, and an interrupt completes another meanwhile, the second copy hears of
-# that one (or the first, while the second runs).  Whoever is first forgets the kiocb.
-TWICE = frozenset(("iomap_dio_complete",))
+# Attached twice (twice() says where).  A program that runs is not entered again on its CPU:
+# when a read that is waited for is told of, and an interrupt completes another meanwhile, the
+# second copy hears of that one (or the first, while the second runs).  Whoever is first forgets
+# the kiocb.
+_TWICE = frozenset(("iomap_dio_complete",))
+# The same where a task can be preempted in the program: what others queue and issue on that CPU
+# is another copy's.  Completions come in interrupts, which nobody preempts.
+_TWICE_PREEMPTED = frozenset(("block_bio_queue", "block_split", "block_rq_issue"))
 AGAIN = " again"
 # What stands for them where the kernel preempts itself.
 _UNPREEMPTED = {
@@ -40,10 +44,15 @@ _CLASSIC = {
 }
 
 
+def twice(event: str) -> bool:
+    """Whether a tracepoint has two programs, of which one is enough."""
+    return event in _TWICE or (event in _TWICE_PREEMPTED and preempts())
+
+
 def programs(tap: Tap) -> list[tuple[str, str]]:
     """(tracepoint, "" or AGAIN) of each program: raw, or "system:name" with tracefs's fields."""
     raw = _RAW.get(tap.source, ())
     if preempts():
         raw = tuple(_UNPREEMPTED.get(event, event) for event in raw)
     events = [*raw, *_CLASSIC.get(tap.source, ())]
-    return [*((event, "") for event in events), *((e, AGAIN) for e in events if e in TWICE)]
+    return [*((event, "") for event in events), *((e, AGAIN) for e in events if twice(e))]

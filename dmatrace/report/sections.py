@@ -284,8 +284,8 @@ def trust(document: Mapping[str, Any], style: Style) -> Iterator[str]:
     if missed:
         text += f"; calls that probes missed, of any task of the machine: {missed}"
         by_whom = sorted(document["self"].get("programs", []), key=lambda each: -each["missed"])
-        said = [f"{each['name']} {each['missed']}" for each in by_whom if each["missed"]]
-        text += f" ({', '.join(said[:_COSTLIEST])})" if said else ""
+        most = [f"{each['name']} {each['missed']}" for each in by_whom if each["missed"]]
+        text += f" ({', '.join(most[:_COSTLIEST])})" if most else ""
     text += f"; function exits not seen: {exits}; calls nested too deep: {overflows}."
     for line in style.wrap(text, "  ", ""):
         yield style.paint(line, "bad") if lost else line

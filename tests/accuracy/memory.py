@@ -10,6 +10,8 @@ from tests.guest.ledger_work import MIB, PAGE, PAGES, SIZE
 from tests.guest.test_ledger import experiments
 
 _EXACT = "what the workload did"
+#: The kernel may leave a page that somebody holds: a file's last, in a batch of the LRU's.
+_LEFT = "what the workload did, less what fincore finds"
 #: What each experiment that a guest may be unable to do needs.
 _NEEDS = {
     "heap": "/dev/dma_heap/system",
@@ -32,14 +34,14 @@ def rows(lab: Lab) -> Said:
         if name in ("heap", "memfd", "huge", "unlink"):
             continue
         yield row("files.end", name, seen.file(name)["end"], said["cached_after"], "fincore")
-    for name, who, removed in (
-        ("forget", "process", SIZE),
-        ("drop", "drop_caches", SIZE),
-        ("truncate", "truncate", SIZE // 2),
-        ("unlink", "unlink", SIZE),
+    for name, who, removed, oracle in (
+        ("forget", "process", SIZE - seen.oracle["forget"]["cached_after"], _LEFT),
+        ("drop", "drop_caches", SIZE - seen.oracle["drop"]["cached_after"], _LEFT),
+        ("truncate", "truncate", SIZE // 2, _EXACT),
+        ("unlink", "unlink", SIZE, _EXACT),
     ):
-        yield row(f"removed_by.{who}", name, seen.memory(name)["removed_by"][who], removed, _EXACT)
-        yield row("files.removed", name, seen.file(name)["removed"], removed, _EXACT)
+        yield row(f"removed_by.{who}", name, seen.memory(name)["removed_by"][who], removed, oracle)
+        yield row("files.removed", name, seen.file(name)["removed"], removed, oracle)
         yield row("files.peak", name, seen.file(name)["peak"], SIZE, _EXACT)
     yield row("files.added", "written: 16 MiB written to a new file",
               seen.file("written", seen.oracle["written"]["target_ino"])["added"], SIZE,

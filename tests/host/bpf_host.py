@@ -56,7 +56,9 @@ def constants(*, follow_fork: bool = True, wqe: int = 0) -> dict[str, int]:
 
 
 @functools.cache
-def compiled(*, follow_fork: bool = True, wqe: int = 0, more: str = "") -> ctypes.CDLL:
+def compiled(
+    *, follow_fork: bool = True, wqe: int = 0, twice: bool = False, more: str = ""
+) -> ctypes.CDLL:
     """The library; ``more`` is C text behind everything else.  Skips without gcc."""
     gcc = shutil.which("gcc")
     if gcc is None:
@@ -76,6 +78,7 @@ def compiled(*, follow_fork: bool = True, wqe: int = 0, more: str = "") -> ctype
         library = Path(directory) / "bpf.so"
         command = [gcc, "-x", "c", "-", "-o", str(library), "-shared", "-fPIC", "-O1", "-w"]
         command += ["-DWITH_FENTRY", "-DWITH_KPROBE", *flags]
+        command += ["-DTWICE"] if twice else []
         done = subprocess.run(command, input=text, text=True, capture_output=True)
         assert done.returncode == 0, done.stderr
         return ctypes.CDLL(str(library))
@@ -84,8 +87,8 @@ def compiled(*, follow_fork: bool = True, wqe: int = 0, more: str = "") -> ctype
 class Machine:
     """One compiled library with its maps empty, its clock at 0."""
 
-    def __init__(self, *, follow_fork: bool = True, wqe: int = 0) -> None:
-        self.lib = compiled(follow_fork=follow_fork, wqe=wqe)
+    def __init__(self, *, follow_fork: bool = True, wqe: int = 0, twice: bool = False) -> None:
+        self.lib = compiled(follow_fork=follow_fork, wqe=wqe, twice=twice)
         self.constants = constants(follow_fork=follow_fork, wqe=wqe)
         lib = self.lib
         lib.host_thread.restype = ctypes.POINTER(layout.Thread)

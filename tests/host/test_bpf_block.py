@@ -33,8 +33,8 @@ _BY_NAME = {hook.name: hook for hook in HOOKS}
 class Kernel:
     """A thread, and structures that stay for the test."""
 
-    def __init__(self, backend: str = "fentry") -> None:
-        self.machine = Machine()
+    def __init__(self, backend: str = "fentry", *, twice: bool = False) -> None:
+        self.machine = Machine(twice=twice)
         self.backend = backend
         self._kept: list[Any] = []
         self.machine.follow(layout.Thread(type=layout.EV_SNAPSHOT, tid=TID, tgid=TGID, last=1))
@@ -192,6 +192,36 @@ def test_an_address_that_another_thread_s_bio_has_now_is_not_ours() -> None:
     kernel.machine.raw("block_rq_issue", request)
     kernel.machine.raw("block_rq_complete", request, 0, 4096)
     assert kernel.machine.records() == []
+
+
+_ISSUED = ("block_bio_queue", "block_rq_issue")
+
+
+@pytest.mark.parametrize("missed", ["", "first", "second"])
+def test_where_it_preempts_one_of_two_programs_is_enough(missed: str) -> None:
+    """Each is attached twice; one that was preempted elsewhere hears of nothing on this CPU."""
+    kernel = Kernel(twice=True)
+    machine, sizes = kernel.machine, [4096, 8192, 12288]
+    # The same address over and over, as bios of a pool are.
+    bio = kernel.bio(0)
+    request = kernel.struct("request", bio=bio)
+    for number, size in enumerate(sizes):
+        kernel.put(bio, "bio_bi_size", size)
+        kernel.put(request, "request___data_len", size)
+        kernel.put(request, "request___sector", 8 * number)
+        for name, address in zip(_ISSUED, (bio, request), strict=True):
+            for copy in ("first", "second"):
+                kernel.at(1000 * number + (100 if copy == "first" else 200))
+                if not (number == 1 and missed == copy):
+                    machine.raw(name, address)
+        kernel.at(1000 * number + 900)
+        machine.raw("block_rq_complete", request, 0, size)
+    found = [r for r in machine.records() if isinstance(r, layout.Request)]
+    assert [r.bytes for r in found] == sizes
+    late = {1: 1200} if missed == "first" else {}
+    assert [r.queue_ns for r in found] == [late.get(n, 1000 * n + 100) for n in range(3)]
+    assert [r.issue_ns for r in found] == [late.get(n, 1000 * n + 100) for n in range(3)]
+    assert kernel.counters()["bio_read_bytes"] == sum(sizes)
 
 
 def test_a_block_device_that_is_read_is_no_metadata() -> None:
