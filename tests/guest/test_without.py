@@ -38,6 +38,8 @@ SOURCE_OF = {
     "generic_perform_write": {"copies"},
     "shmem_file_read_iter": {"copies"},
     "dmatrace_loader_stream_write": {"copies"},
+    # Its workers read all of a gather load.
+    "dmatrace_loader_gather_work": {"block_bytes"},
 }
 CHOSEN = "anon-bio,memfd-splice-bio,udmabuf-dio,udmabuf-uring-dio,dmabuf-bio"
 WITH_MODULE = f"{CHOSEN},dmabuf-gather-dio,dmabuf-splice-bio"
