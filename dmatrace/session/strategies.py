@@ -101,6 +101,11 @@ class Recorder:
     def _pids(self) -> tuple[int, ...]:
         return (self._runner.pid,) if self._runner else ()
 
+    @property
+    def pid(self) -> int:
+        """The loader's, which is started if there is none yet."""
+        return self._started().pid
+
     def run(self) -> None:
         """All rounds; strategies that cannot run here are skipped with their reason."""
         total = self.request.rounds * len(self.request.strategies)
