@@ -95,6 +95,11 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
                 **dict.fromkeys(
                     ("bpf_ns", "bpf_runs", "recorder_cpu_ns", "recorder_rss"), _or_null(_number)
                 ),
+                programs=_or_null(
+                    _list_of(
+                        _named(name=_text, run_time_ns=_number, run_cnt=_number, missed=_number)
+                    )
+                ),
                 ab=_or_null(_list_of(_pair)),
             )
         ),

@@ -10,6 +10,7 @@ import synthetic
 
 from dmatrace.analysis import law
 from dmatrace.analysis.document import document
+from dmatrace.errors import DmatraceError
 from dmatrace.recording import Recording, Writer
 from dmatrace.report import json as as_json
 from dmatrace.report import text
@@ -103,3 +104,25 @@ def test_side_by_side_too(tmp_path: Path) -> None:
     assert max(map(len, shown.splitlines())) < 80
     assert "90%±" not in shown  # copy: 540 us of 900
     assert "%±" in shown
+
+
+def test_programs_that_missed_calls_are_named_the_worst_first(tmp_path: Path) -> None:
+    programs = [{**PROGRAMS[0], "missed": n, "name": f"program {n}"} for n in (0, 3, 7)]
+    meta = {
+        **synthetic.META,
+        "lost": {"ring": 0, "threads": 0, "missed": 10},
+        "self": {**synthetic.META["self"], "programs": programs},
+    }
+    with Writer.create(tmp_path / "a.dmt", meta) as writer:
+        synthetic.write_load(writer, 1, "dmabuf-bio")
+    said = " ".join(text.render(document(Recording.open(tmp_path / "a.dmt"))).split())
+    assert "any task of the machine: 10 (program 7 7, program 3 3);" in said
+
+
+@pytest.mark.parametrize("missed", ["x", None, [1], 1.5])
+def test_what_no_recorder_says_of_a_program_is_damage(tmp_path: Path, missed: Any) -> None:
+    cost = {**synthetic.META["self"], "programs": [{**PROGRAMS[0], "missed": missed}]}
+    with Writer.create(tmp_path / "a.dmt", {**synthetic.META, "self": cost}) as writer:
+        synthetic.write_load(writer, 1, "dmabuf-bio")
+    with pytest.raises(DmatraceError, match="self is not the recorder's own cost"):
+        Recording.open(tmp_path / "a.dmt")
