@@ -99,9 +99,6 @@ def script(lab: Lab, *, module: bool, workers: bool) -> Path:
     old = lab.shell("bpftrace --version").out.strip().startswith("bpftrace v0.17")
     text = ORACLE.read_text() + _MORE
     text += (_DISK_OLD if old else _DISK).replace("DISK", str(disk(lab)))
-    if "filemap_splice_read" not in known:
-        assert _COPIED in text
-        text = text.replace(_COPIED, _COPIED_OLD).replace("END {\n", "END {\n\tclear(@pipe);\n")
     text = fitting(text, known, module=module)
     found.write_text(text.replace("args.", "args->") if old else text)
     return found
@@ -128,6 +125,8 @@ def fitting(text: str, known: Set[str], *, module: bool) -> str:
         _, _, rest = head.rpartition(":".join(names[-1]))
         return ",\n".join(kept) + rest + brace + body
 
+    if "filemap_splice_read" not in known:
+        text = text.replace(_COPIED, _COPIED_OLD).replace("END {\n", "END {\n\tclear(@pipe);\n")
     fits = _BLOCK.sub(block, text)
     for cleared in set(re.findall(r"clear\((@\w+)\)", fits)):
         # A map that nobody fills any more is none to bpftrace.

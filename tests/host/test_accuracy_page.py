@@ -188,6 +188,17 @@ def test_a_map_that_nobody_fills_is_not_cleared() -> None:
     assert none.rstrip().endswith("}")
 
 
+def test_a_read_into_a_pipe_is_no_copy_where_it_has_an_iterator_of_its_own() -> None:
+    """Before v6.5, which has filemap_splice_read() instead; bpftrace takes one END."""
+    text = ORACLE.read_text()
+    assert "@pipe" not in fitting(text, {"filemap_read", "filemap_splice_read"}, module=False)
+    old = fitting(text, {"filemap_read"}, module=False)
+    assert "&& @pipe[tid] == 0/ {\n\t@copied[" in old
+    assert "&& @pipe[tid]/ {\n\t@spliced[" in old
+    assert "END {\n\tclear(@pipe);\n" in old
+    assert old.count("END {") == 1
+
+
 def test_the_module_s_functions_are_there_once_it_is_loaded() -> None:
     text = ORACLE.read_text()
     assert "dmatrace_loader_read" in fitting(text, set(), module=True)

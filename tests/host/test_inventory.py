@@ -250,3 +250,13 @@ def test_the_verbs_text(tree: Tree, source: str) -> None:
 def test_no_buffers() -> None:
     (line,) = verb.text(inventory.Inventory((), "debugfs", True, 0), Style())
     assert line == "0 dma-bufs, 0 B; source: /sys/kernel/debug/dma_buf/bufinfo."
+
+
+def test_where_the_kernel_lists_every_buffer_and_has_none_no_process_is_looked_at(
+    tmp_path: Path,
+) -> None:
+    """There is no /proc here that could be."""
+    held = inventory.take(tmp_path, listed=list)
+    assert (held.buffers, held.complete, held.unseen) == ((), True, 0)
+    with pytest.raises(FileNotFoundError):
+        inventory.take(tmp_path, listed=_none)
