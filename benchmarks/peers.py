@@ -49,7 +49,7 @@ CONTENDERS = (
     "bpftrace",
     "bcc tools",
 )
-READY_S = 300  # an emulated machine compiles slowly
+READY_S = 900  # an emulated machine compiles slowly, four tools at once more so
 
 Attach = Callable[[int], contextlib.AbstractContextManager[None]]
 
@@ -346,10 +346,12 @@ def running(commands: list[list[str]], ready: tuple[str, ...]) -> Iterator[None]
             processes.append((process, errors))
             said.append(out)
         deadline = time.monotonic() + READY_S
-        while not all(
-            word in Path(out.name).read_text() for word, out in zip(ready, said, strict=True)
-        ):
-            for process, errors in processes:
+        while waiting := [
+            each
+            for each, out, word in zip(processes, said, ready, strict=True)
+            if word not in Path(out.name).read_text()
+        ]:
+            for process, errors in waiting:
                 if process.poll() is not None or time.monotonic() > deadline:
                     text = Path(errors.name).read_text().strip().splitlines()[-3:]
                     raise Absent(f"{process.args[0]} did not start: {' '.join(text)}")
