@@ -4,13 +4,14 @@
 Every load is a cold load of the same file by the same strategy in one session.  A
 round takes three contenders in a new order: a recorder alone, a recorder while an
 empty Textual application stands on a terminal, and `dmatrace top`, which starts the
-recorder itself.  Each loads the file ``--loads`` times.
+recorder itself.  Each loads the file ``--loads`` times.  The timeline of every
+recorder has the view's interval, as one that a view starts has.
 
 - Wall time of the loads, as a ratio within a round: the median of a contender's
   loads over the median of those under the recorder alone.
-- CPU time (utime and stime of /proc/PID/stat) of recorder, view and empty
-  application, each by itself, from a load's first call to its last, over that time:
-  per cent of one core.  The loader's own is left out.
+- CPU time (CLOCK_PROCESS_CPUTIME_ID) of recorder, view and empty application, each
+  by itself, from a load's first call to its last, over that time: per cent of one
+  core.  The loader's own is left out.
 
 Run it on a machine with nothing else to do.
 
@@ -52,7 +53,7 @@ COLUMNS, LINES = 120, 40
 RECORD, IDLE, TOP = "record", "record, idle app", "top"
 CONTENDERS = (RECORD, IDLE, TOP)
 AIM_CPU, AIM_WALL = 5.0, 1.02  # per cent of one core beyond an idle application; ratio
-_SAMPLE_S = 0.2
+_SAMPLE_S = 0.02  # what a process does before and after a load must not be taken for its part
 _PATIENCE_S = 1800  # an emulated machine compiles slowly
 _DMATRACE = (sys.executable, "-m", "dmatrace")
 _APP = "from textual.app import App; App().run()"
@@ -115,14 +116,16 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         directory = os.environ.get("DMATRACE_DATA", "/var/tmp")
         path = stack.enter_context(source.made(directory, parse_size(args.size), say))
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dmatrace-bench-")))
-        options = ["--strategy", name, "--file", path, "--rounds", str(args.loads)]
+        options = [
+            "--strategy", name, "--file", path, "--rounds", str(args.loads),
+            "--interval", f"{args.interval}s",
+        ]  # fmt: skip
         # Nobody's: it compiles, and touches memory that was never touched before.
-        turn(RECORD, options, args.interval, place / "first.dmt")
+        turn(RECORD, options, place / "first")
         for number in range(args.rounds):
             round_ = {}
             for each in chance.sample(CONTENDERS, len(CONTENDERS)):
-                out = place / f"{number}-{CONTENDERS.index(each)}.dmt"
-                found = turn(each, options, args.interval, out)
+                found = turn(each, options, place / f"{number}-{CONTENDERS.index(each)}")
                 loads[each] += found
                 round_[each] = median(load.wall_ns for load in found)
                 say(f"[{number + 1}/{args.rounds}] {each}: {len(found)} loads")
@@ -165,19 +168,21 @@ def beyond(loads: dict[str, list[Load]]) -> float:
     return both - median(load.view or 0 for load in loads[IDLE])
 
 
-def turn(contender: str, options: list[str], interval: str, out: Path) -> list[Load]:
-    """The loads of one contender, recorded into ``out``."""
+def turn(contender: str, options: list[str], place: Path) -> list[Load]:
+    """The loads of one contender, recorded into a new directory."""
+    place.mkdir()
     recorder: Seen = []
     other: Seen = []
     with contextlib.ExitStack() as stack:
         terminal = stack.enter_context(Terminal())
         errors = stack.enter_context(tempfile.TemporaryFile("w+"))
         if contender == TOP:
-            command = [*_DMATRACE, "top", "--interval", interval, *options, "-o", str(out)]
-            seen = terminal.start(command)
+            # Without -o, as people type it: the recording is the view's until it ends.
+            command = [*_DMATRACE, "top", *options]
+            seen = terminal.start(command, TMPDIR=str(place))
             watched = seen
         else:
-            command = [*_DMATRACE, "record", *options, "-q", "-o", str(out)]
+            command = [*_DMATRACE, "record", *options, "-q", "-o", str(place / "live.dmt")]
             if contender == IDLE:
                 seen = terminal.start([sys.executable, "-c", _APP])
             watched = stack.enter_context(
@@ -185,7 +190,7 @@ def turn(contender: str, options: list[str], interval: str, out: Path) -> list[L
             )
         deadline = time.monotonic() + _PATIENCE_S
         child = None if contender == TOP else watched.pid
-        while not complete(out):
+        while not (out := recording(place)):
             if watched.poll() is not None or time.monotonic() > deadline:
                 break
             terminal.drain(_SAMPLE_S)
@@ -194,15 +199,17 @@ def turn(contender: str, options: list[str], interval: str, out: Path) -> list[L
                 look(child, recorder)
             if contender != RECORD:
                 look(seen.pid, other)
+        # Before the view is left, which removes its recording.
+        found = out and list(loads_of(out, recorder, other if contender != RECORD else None))
         if contender == TOP:
             terminal.press(b"q", watched)
         code = watched.wait(_PATIENCE_S)
         if contender == IDLE and seen.poll() is not None:
             raise failed("the idle application ended", terminal.said())
-        if code or not complete(out):
+        if code or not found:
             errors.seek(0)
             raise failed(f"{command[3]} returned {code}", errors.read() or terminal.said())
-    return list(loads_of(out, recorder, other if contender != RECORD else None))
+    return found
 
 
 def failed(what: str, said: str) -> Exception:
@@ -212,12 +219,13 @@ def failed(what: str, said: str) -> Exception:
     return DmatraceError(what, do=f"it said: {said.strip()[-400:]!r}")
 
 
-def complete(out: Path) -> bool:
-    """Whether the recorder has closed its recording."""
-    try:
-        return json.loads((out / "meta.json").read_text()).get("complete") is True
-    except (OSError, ValueError):
-        return False
+def recording(place: Path) -> Path | None:
+    """The recording below a directory, once its recorder has closed it."""
+    for found in place.glob("**/live.dmt/meta.json"):
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(found.read_text()).get("complete") is True:
+                return found.parent
+    return None
 
 
 def loads_of(out: Path, recorder: Seen, other: Seen | None) -> Iterator[Load]:
@@ -255,11 +263,10 @@ def at(seen: Seen, moment: int) -> float:
 
 def look(pid: int, seen: Seen) -> None:
     """One look at a process's CPU time; nothing where it has ended."""
+    # The clock of a whole process, ended threads included: clock_getcpuclockid(3), and
+    # CPUCLOCK_SCHED of include/linux/posix-timers.h.  /proc/PID/stat has ticks of 10 ms.
     with contextlib.suppress(OSError):
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        # proc_pid_stat(5): utime and stime are fields 14 and 15; the 3rd is the first here.
-        ticks = int(fields[11]) + int(fields[12])
-        seen.append((time.monotonic_ns(), ticks * 10**9 // os.sysconf("SC_CLK_TCK")))
+        seen.append((time.monotonic_ns(), time.clock_gettime_ns((~pid << 3) | 2)))
 
 
 def first_child(pid: int) -> int | None:
@@ -280,10 +287,10 @@ class Terminal:
         self._stack = contextlib.ExitStack()
         self._last = b""
 
-    def start(self, command: list[str]) -> subprocess.Popen[bytes]:
+    def start(self, command: list[str], **variables: str) -> subprocess.Popen[bytes]:
         """Run a command on it until the end of the with."""
         ours = self._follower
-        environment = {**os.environ, "TERM": "xterm-256color"}
+        environment = {**os.environ, "TERM": "xterm-256color", **variables}
         environment.pop("NO_COLOR", None)
         return self._stack.enter_context(
             running(command, stdin=ours, stdout=ours, stderr=ours, env=environment)

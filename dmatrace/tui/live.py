@@ -23,8 +23,8 @@ from pathlib import Path
 
 from dmatrace.errors import CannotHere, DmatraceError, UsageError
 from dmatrace.recording import schema
-from dmatrace.recording.tail import Tail
-from dmatrace.tui.fold import Fold
+from dmatrace.recording.tail import Tail, prepare
+from dmatrace.tui.fold import COLUMNS, Fold
 from dmatrace.tui.model import Snapshot
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
@@ -107,10 +107,11 @@ class Live:
         """
         ended = self._child.poll() is not None  # before reading: what it wrote last is read
         if self._tail is None and self._stamp() not in (None, self._before):
-            self._tail = Tail.open(self._recording)
+            self._tail = Tail.open(self._recording, COLUMNS)
         if self._tail is None:
             if ended:
                 raise self._failed()
+            prepare()  # while the recorder compiles, not in its first load
             return Fold().snapshot({}, 0, title=self._title, state="starting", note=self._doing())
         for table, rows in self._tail.poll().items():
             self._fold.feed(table, rows)

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import itertools
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dmatrace.analysis import arrays, block, overlap
 from dmatrace.analysis.sweep import Intervals, intervals
+from dmatrace.recording.tail import Rows
 from dmatrace.tui.model import Interval, Io
 
 if TYPE_CHECKING:
     from dmatrace.analysis.arrays import Column
 
-Row = Mapping[str, Any]
+Columns = Mapping[str, Sequence[Any]]  # of the requests table, as many values in each
+
+#: Those that are looked at.
+COLUMNS = ("load_id", "op", "issue_ns", "complete_ns", "bytes", "file_dev", "ino")
 
 SLICES = 48  # of the queue depth over time
+
+
+def columns(rows: Iterable[Mapping[str, Any]]) -> Columns:
+    """Rows of the requests table, column by column."""
+    if isinstance(rows, Rows):
+        return rows.columns
+    whole = list(rows)
+    return {name: [row.get(name, 0) for row in whole] for name in COLUMNS}
 
 
 class Requests:
@@ -31,15 +43,19 @@ class Requests:
     def __len__(self) -> int:
         return len(self._issue)
 
-    def add(self, row: Row) -> None:
-        """A row of the requests table; what is no completed read is left out."""
-        if row["op"] != "read" or row["complete_ns"] <= 0:
-            return
-        self._issue.append(row["issue_ns"])
-        self._complete.append(row["complete_ns"])
-        self._bytes.append(row["bytes"])
-        file = row.get("file_dev", 0), row.get("ino", 0)
-        self.by_file[file] = self.by_file.get(file, 0) + row["bytes"]
+    def add(self, rows: Columns) -> None:
+        """Rows of the requests table; what is no completed read is left out."""
+        done = [
+            op == "read" and complete > 0
+            for op, complete in zip(rows["op"], rows["complete_ns"], strict=True)
+        ]
+        self._issue.extend(itertools.compress(rows["issue_ns"], done))
+        self._complete.extend(itertools.compress(rows["complete_ns"], done))
+        sizes = list(itertools.compress(rows["bytes"], done))
+        self._bytes.extend(sizes)
+        files = itertools.compress(zip(rows["file_dev"], rows["ino"], strict=True), done)
+        for file, size in zip(files, sizes, strict=True):
+            self.by_file[file] = self.by_file.get(file, 0) + size
 
     def busy(self) -> list[Interval]:
         """When at least one was between issue and completion: disjoint, ascending."""

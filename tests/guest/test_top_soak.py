@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
+from collections import defaultdict
+from typing import Any
 
 import pytest
 
@@ -11,32 +14,98 @@ from tests.guest.lab import Lab, report
 from tests.guest.test_top import VIEW, Terminal
 
 MINUTES = float(os.environ.get("DMATRACE_SOAK_MINUTES", "3"))
+#: Of the view and of its recorder, by what their command lines look like.
+PROCESSES = {"view": VIEW, "recorder": "^[^ ]*python[^ ]* .*dmatrace [r]ecord"}
+LOG = "/tmp/soak-textual.log"
 
 
 @pytest.mark.long
 @pytest.mark.timeout(MINUTES * 60 + 900)
 def test_loads_come_and_go(lab: Lab) -> None:
     out = lab.fresh("soak")
+    shown = lab.fresh("soak-shown")
+    lab.must(f"rm -f {LOG}; mkdir -p {shown}")
     terminal = Terminal(
-        lab, f"dmatrace top --strategy anon-bio,anon-dio --size 4M --rounds 100000 -o {out}"
+        lab,
+        f"env -C {shown} TEXTUAL_LOG={LOG}"
+        f" dmatrace top --strategy anon-bio,anon-dio --size 4M --rounds 100000 -o {out}",
     )
-    resident = []
+    resident: dict[str, list[int]] = defaultdict(list)  # KiB
+    open_files: dict[str, list[int]] = defaultdict(list)
     try:
         terminal.until("LIVE", "anon-dio")
         deadline = time.monotonic() + MINUTES * 60
         while time.monotonic() < deadline:
             time.sleep(5)
-            kib = lab.must(f"ps -o rss= -p $(pgrep -of '{VIEW}')")
-            resident.append(int(kib))
+            for name, words in PROCESSES.items():
+                said = lab.must(
+                    f"p=$(pgrep -of '{words}'); ps -o rss= -p $p; ls /proc/$p/fd | wc -l"
+                )
+                kib, fds = said.split()
+                resident[name].append(int(kib))
+                open_files[name].append(int(fds))
             assert "LIVE" in terminal.screen()
+        terminal.press("e")
+        terminal.until("exported")
         terminal.press("q")
         terminal.until("left with 0")
         assert "Traceback" not in terminal.screen()
     finally:
         terminal.close()
-    # What it keeps of each load that has ended is some KiB, for the last 1000 of them.
-    first = resident[len(resident) // 4]
-    assert max(resident) < 1.25 * first + 32 * 1024, resident
+    assert "Traceback" not in lab.must(f"cat {LOG}")
+    for name, found in resident.items():
+        # What it keeps of each load that has ended is some KiB, for the last 1000 of them.
+        first = found[len(found) // 4]
+        assert max(found) < 1.25 * first + 32 * 1024, (name, found)
+        fds = open_files[name]
+        assert max(fds) <= max(fds[: len(fds) // 4 + 1]) + 4, (name, fds)
     document = report(out)
     assert document["complete"]
-    assert len(document["loads"]) > 2
+    recorded = {load["load_id"]: load for load in document["loads"]}
+    view = json.loads(lab.must(f"cat {shown}/dmatrace-top-1.json"))
+    done = [load for load in view["loads"] if load["state"] == "done"]
+    print(
+        f"{MINUTES:g} minutes, {len(recorded)} loads, {len(done)} of them on the screen at the end;"
+        + "".join(
+            f" {name}: {min(kib)} to {max(kib)} KiB, {min(open_files[name])} to"
+            f" {max(open_files[name])} fds;"
+            for name, kib in resident.items()
+        )
+    )
+    assert len(done) > 2
+    for load in done:
+        _same(load, recorded[load["load_id"]])
+
+
+def _same(shown: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Every figure of a load that the view had, as ``report`` has it."""
+    assert shown["strategy"] == theirs["strategy"]
+    assert shown["elapsed"] == theirs["wall_ns"]
+    assert shown["done_bytes"] == theirs["bytes"]
+    assert shown["copied"] == theirs["copies"]["cpu_bytes"]
+    assert (shown["verdict"], shown["why"]) == (
+        theirs["direct"]["verdict"],
+        theirs["direct"]["why"],
+    )
+    block = theirs["block"]
+    assert (shown["io"]["requests"], shown["io"]["read_bytes"]) == (
+        block["requests"],
+        block["read_bytes"],
+    )
+    assert {name: shown["io"][name] for name in block["latency_ns"]} == block["latency_ns"]
+    assert shown["memory"]["added"] == theirs["memory"]["page_cache_added"]
+    assert shown["memory"]["cached"] == theirs["memory"]["page_cache_end"]
+    ours = {
+        thread["tid"]: {
+            times["phase"]: (times["cpu"], times["blocked"], times["runnable"])
+            for times in thread["phases"]
+        }
+        for thread in shown["threads"]
+    }
+    assert ours == {
+        thread["tid"]: {
+            row["phase"]: (row["cpu_ns"], row["blocked_ns"], row["runnable_ns"])
+            for row in thread["phases"]
+        }
+        for thread in theirs["threads"]
+    }

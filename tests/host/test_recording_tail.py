@@ -70,13 +70,13 @@ def test_a_poll_that_has_a_loads_last_row_has_all_of_the_load(
     tail = Tail.open(tmp_path / "a.dmt")
     read, left = Tail._bytes, [1, 2, 3]
 
-    def meanwhile(file: Path, offset: int) -> bytes:
-        data = read(file, offset)
+    def meanwhile(self: Tail, table: str) -> bytes:
+        data = read(self, table)
         if left:
             synthetic.write_load(writer, left.pop(0), "dmabuf-bio")
         return data
 
-    monkeypatch.setattr(Tail, "_bytes", staticmethod(meanwhile))
+    monkeypatch.setattr(Tail, "_bytes", meanwhile)
     with writer:
         seen: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for _ in range(4):

@@ -67,6 +67,16 @@ def test_a_real_recording() -> None:
     _equal(REAL, _last(REAL))
 
 
+def test_what_a_live_view_leaves_unread_is_not_missed() -> None:
+    """It takes of some tables only the columns that it looks at."""
+    feeding = Fold()
+    for table, rows in Tail.open(REAL, fold.COLUMNS).poll().items():
+        feeding.feed(table, rows)
+        assert set(rows[0]) == set(fold.COLUMNS.get(table, rows[0]))
+    meta = Recording.open(REAL).meta
+    _equal(REAL, feeding.snapshot(meta, feeding.last, title="", state="ended"))
+
+
 def test_a_synthetic_recording(tmp_path: Path) -> None:
     path = synthetic.write(tmp_path / "a.dmt", rounds=3)
     _equal(path, _last(path))

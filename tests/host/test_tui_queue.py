@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dmatrace.analysis import overlap
 from dmatrace.analysis.block import percentiles
-from dmatrace.tui.queue import SLICES, Requests
+from dmatrace.tui.queue import SLICES, Requests, columns
 
 _TIMES = st.integers(1, 10**6)
 _READS = st.lists(
@@ -26,8 +26,7 @@ def _row(start: int, took: int, size: int, **more: Any) -> dict[str, Any]:
 
 def _kept(rows: list[tuple[int, int, int]]) -> Requests:
     found = Requests()
-    for row in rows:
-        found.add(_row(*row))
+    found.add(columns(_row(*row) for row in rows))
     return found
 
 
@@ -65,8 +64,8 @@ def test_the_figures_are_those_of_plain_loops(rows: list[tuple[int, int, int]]) 
 
 def test_only_completed_reads_count() -> None:
     requests = Requests()
-    requests.add(_row(10, 5, 512) | {"op": "write"})
-    requests.add(_row(10, 5, 512) | {"complete_ns": 0})
+    requests.add(columns([_row(10, 5, 512) | {"op": "write"}]))
+    requests.add(columns([_row(10, 5, 512) | {"complete_ns": 0}]))
     assert len(requests) == 0
     empty = requests.io()
     assert (empty.requests, empty.p99, empty.depth_max, empty.depth_series, empty.span) == (
@@ -79,8 +78,8 @@ def test_more_may_come_after_a_look() -> None:
     requests = _kept([(10, 5, 512)])
     assert requests.io().span == (10, 15)
     assert requests.busy() == [(10, 15)]
-    requests.add(_row(12, 8, 4096, file_dev=7, ino=9))
-    requests.add(_row(30, 1, 4096, file_dev=7, ino=9))
+    requests.add(columns([_row(12, 8, 4096, file_dev=7, ino=9)]))
+    requests.add(columns([_row(30, 1, 4096, file_dev=7, ino=9)]))
     assert requests.io().span == (10, 31)
     assert requests.busy() == [(10, 20), (30, 31)]
     assert requests.by_file == {(0, 0): 512, (7, 9): 8192}
