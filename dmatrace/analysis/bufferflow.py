@@ -143,7 +143,7 @@ def _steps(
     buffers: Sequence[Row],
     intervals: Sequence[Row],
 ) -> list[dict[str, Any]]:
-    """The waterfall: open, alloc (and pin), export, read, map, close; ns, in order of begin."""
+    """The waterfall: open, alloc (and pin), export, read, map, attach, close; by begin, in ns."""
     steps: list[dict[str, Any]] = []
 
     def add(step: str, start: int, end: int, what: str) -> None:
@@ -156,6 +156,8 @@ def _steps(
         at, what = int(row["t_ns"]), str(row["what"])
         if row["load_id"] == buffer["load_id"] and what in ("mmap", "munmap", "close"):
             add({"mmap": "map", "munmap": "unmap"}.get(what, what), at, at, "dma-buf")
+        elif row["load_id"] == buffer["load_id"] and what in ("attach", "detach"):
+            add(what, at, at, str(row["path"]) or "a device")
     for row in facts.of(memfd) if memfd else ():
         if row["load_id"] == buffer["load_id"] and row["what"] == "mmap":
             add("map", int(row["t_ns"]), int(row["t_ns"]), "memfd")

@@ -260,8 +260,8 @@ _CALLS = (
     Column("t_ns", "ns", "when, CLOCK_MONOTONIC"),
     Column("tid", "", "thread"),
     Column("tgid", "", "process"),
-    Column("what", "", "open, close, mmap, munmap, madvise, fadvise, readahead, udmabuf; before"
-           " the recording: mapped, held"),
+    Column("what", "", "open, close, mmap, munmap, madvise, fadvise, readahead, udmabuf, attach and"
+           " detach (of a device); before the recording: mapped, held"),
     Column("target", "", "what it is about: file, shmem, dmabuf, device"),
     Column("dev", "", "its file system, as the kernel's dev_t"),
     Column("ino", "", "its inode"),
@@ -274,7 +274,7 @@ _CALLS = (
     Column("exporter", "", "of a dma-buf"),
     Column("other", "", "offset in the file; of a udmabuf the memfd's inode"),
     Column("other_dev", "", "the memfd's file system"),
-    Column("path", "", "as the process named it"),
+    Column("path", "", "as the process named it; of attach and detach the device's name"),
 )  # fmt: skip
 
 _AT = (

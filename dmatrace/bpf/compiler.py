@@ -130,7 +130,7 @@ def source(present: Collection[Tap], *, sampled: bool = False, newcomers: bool =
     ledger = ["ledger.c"] if any(tap.source == "pagecache.c" for tap in present) else []
     names = ["dmatrace.h", "stack.c", "waits.c", "access.c", "files.c", "ways.c", "runs.c"]
     names += [*ledger, "ledger_hooks.c", "calls.c", "handlers.c", "reads.c", "probes.c"]
-    names += ["heap.c", "work.c", "direct.c"]
+    names += ["heap.c", "devices.c", "work.c", "direct.c"]
     names += [tap.source for tap in present if tap.source not in names]
     if any(tap.source == "block.c" for tap in present):
         names.append("pins.c")

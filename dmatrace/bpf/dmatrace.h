@@ -55,7 +55,7 @@ enum target {
 #define WAY_WORKER 8            /* by a kernel thread that works for the process */
 #define NO_CALL 0xffffffff      /* in no system call */
 enum call { CALL_OPEN = 1, CALL_CLOSE, CALL_MMAP, CALL_MUNMAP, CALL_MADVISE, CALL_FADVISE,
-	    CALL_READAHEAD, CALL_UDMABUF };
+	    CALL_READAHEAD, CALL_UDMABUF, CALL_ATTACH, CALL_DETACH };
 
 /* The map `pinned`: bytes, bytes, pages x us, ns, ns. */
 enum pinned_slot {

@@ -64,9 +64,9 @@ class Hook:
 
     ``program`` is the pair of BPF programs: those that push and pop a phase ("read_hook" of
     functions that read files), or for "work" those that make a worker a traced thread;
-    ``entry_only`` ones have no exit.  ``module``: the functions are a module's, and the
-    row does not exist where it is not loaded.  ``unless``: where this function is, none
-    of the candidates need be.  ``members``: optional rows of OFFSETS it needs.
+    ``entry_only`` ones have no exit, ``exit_only`` ones no entry.  ``module``: the functions
+    are a module's, and the row does not exist where it is not loaded.  ``unless``: where this
+    function is, none of the candidates need be.  ``members``: optional rows of OFFSETS it needs.
     """
 
     name: str
@@ -79,6 +79,7 @@ class Hook:
     per_page: bool = False
     program: str = "any_hook"
     entry_only: bool = False
+    exit_only: bool = False
     module: str = ""
     unless: str = ""
     members: tuple[str, ...] = ()

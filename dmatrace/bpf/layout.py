@@ -36,6 +36,7 @@ TARGETS = (
 )  # fmt: skip
 CALLS = (
     "", "open", "close", "mmap", "munmap", "madvise", "fadvise", "readahead", "udmabuf",
+    "attach", "detach",
 )  # fmt: skip
 WAY_O_DIRECT, WAY_DONTCACHE, WAY_FIXED, WAY_WORKER = 1, 2, 4, 8
 # enum removal, in order.

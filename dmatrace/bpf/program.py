@@ -21,6 +21,7 @@ from dmatrace.bpf.compiler import failure, find_bcc, source
 from dmatrace.bpf.constants import constants, lacking
 from dmatrace.bpf.hook import ENTRY_HANDLERS, EXIT_HANDLERS, Hook, Tap
 from dmatrace.bpf.hooks import BIO_RELEASE, DIO_COMPLETE, DIO_TAP, HOOKS
+from dmatrace.bpf.hooks_devices import DEVICES
 from dmatrace.bpf.hooks_ledger import HEAP, REMOVERS
 from dmatrace.bpf.hooks_newcomers import NEWCOMERS
 from dmatrace.bpf.maps import Map, RingBuffer
@@ -120,8 +121,7 @@ class Program:
             hooks.append((BIO_RELEASE, 0))
         if any(tap.source == "pagecache.c" for tap in present):
             hooks += [(hook, 0) for hook in REMOVERS]
-        if exists(HEAP):
-            hooks.append((HEAP, 0))
+        hooks += [(hook, 0) for hook in (HEAP, *DEVICES) if exists(hook)]
         if newcomers:
             hooks += _newcomers()
         missing = lacking(btf)
@@ -182,7 +182,9 @@ class Program:
         function, carried, program = str(item.function), cookie(item), item.hook.program
         # The exit first: an entry alone would leave its frame open.
         attachers: list[Callable[[], list[int]]] = []
-        for on_return in (False,) if item.hook.entry_only else (True, False):
+        for on_return in (True, False):
+            if item.hook.entry_only if on_return else item.hook.exit_only:
+                continue
             if item.backend == "fentry":
                 fd = self._tracing(item, program, on_return)
                 kind = libbpf.TRACE_FEXIT if on_return else libbpf.TRACE_FENTRY

@@ -17,6 +17,7 @@ from dmatrace.bpf import symbols
 from dmatrace.bpf.btf import function_btf, has_module
 from dmatrace.bpf.hook import Hook, Tap
 from dmatrace.bpf.hooks import HOOKS, TAPS
+from dmatrace.bpf.hooks_devices import DEVICES
 from dmatrace.bpf.hooks_ledger import HEAP, REMOVERS
 from dmatrace.bpf.preemption import preempts
 from dmatrace.errors import CannotHere, UsageError
@@ -180,7 +181,7 @@ def options(
 
 def check_names(without: Collection[str]) -> None:
     """Raise UsageError if a name to leave out is in neither table."""
-    known = {hook.name for hook in (*HOOKS, *REMOVERS, HEAP)} | {
+    known = {hook.name for hook in (*HOOKS, *REMOVERS, HEAP, *DEVICES)} | {
         tap.name for tap in TAPS if not tap.required
     }
     for name in without:

@@ -139,8 +139,9 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     # System calls that prepare or end a load, and what a process had before it was followed
     # (what: mapped|held).  what: open|close|mmap|munmap|madvise|fadvise|readahead|udmabuf (dev:ino
-    # is the dma-buf, other_dev:other the memfd).  flags: of open(2), of mmap(2), or the advice;
-    # other: of a mapping and advice the offset in the file.
+    # is the dma-buf, other_dev:other the memfd)|attach|detach (of a device, path, to a dma-buf).
+    # flags: of open(2), of mmap(2), or the advice; other: of a mapping and advice the offset in
+    # the file.
     "calls": _columns(
         "t_ns load_id tid tgid what:str target:str dev ino:uint64 size address:uint64"
         " length flags prot fd exporter:str other:uint64 other_dev path:str"

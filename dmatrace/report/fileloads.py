@@ -86,8 +86,12 @@ def _flow(flow: Mapping[str, Any], style: Style) -> Iterator[str]:
         before = (step["start_ns"] - start) * (_BAR - 1) // whole if whole else 0
         drawn = max(1, -(-spent * _BAR // whole)) if whole else 1
         line += " " * before + style.fill("cpu") * min(drawn, _BAR - before)
-        line = style.left(line, 28 + 11 + _BAR - 1) + " " + style.cut(step["what"], 9)
+        device = step["step"] in ("attach", "detach")
+        what = "device" if device else step["what"]
+        line = style.left(line, 28 + 11 + _BAR - 1) + " " + style.cut(what, 9)
         yield style.cut(line.rstrip(), WIDTH)
+        if device:
+            yield style.cut(f"{'':28}{step['what']}", WIDTH)
 
 
 def findings(loads: Sequence[Mapping[str, Any]], style: Style) -> Iterator[str]:

@@ -228,7 +228,7 @@ class FileLoads:
         """A row of the calls table."""
         file = int(row["dev"]), int(row["ino"])
         what, target = str(row["what"]), str(row["target"])
-        if what in ("close", "munmap"):
+        if what in ("close", "munmap", "attach", "detach"):
             return
         advice = what == "madvise"
         # A udmabuf is known by its memfd: many may be made of one.
