@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import mmap
 import signal
 import subprocess
 from collections.abc import Mapping
 from typing import Any
 
 PATIENCE_S = 60
+
+
+def touch_memory() -> None:
+    """Use every free page once: of a virtual machine's, its host has the first use to pay for."""
+    with open("/proc/meminfo") as lines:
+        free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemFree:"))
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+    mmap.mmap(-1, free - (free >> 4), flags=flags).close()
 
 
 def end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:

@@ -129,6 +129,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             cold=True,
             verify="sampled",
         )
+        measured.touch_memory()
         plain = Recorder(request, None, None, say)
         stack.callback(plain.close)
         rows = contenders(request, say, stack, args.contenders.split(","))
