@@ -29,6 +29,7 @@ from dmatrace.tui.model import Snapshot
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _STOP_S = 30.0  # a recorder ends its load, writes Parquet and restores what it changed
+_SAY_S = 2.0  # who left the view does not wait longer without a word
 _SAID = 4096  # bytes of its stderr that are looked at
 
 
@@ -55,6 +56,7 @@ class Live:
         self._recording = Path(keep) if keep else self._place / "live.dmt"
         self._tail: Tail | None = None
         self._fold = Fold()
+        self._kept = keep
         self._paused = False
         self._shown: Snapshot | None = None
         self._closed = False
@@ -194,8 +196,23 @@ class Live:
                 return
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if self._group else os.kill)(self._child.pid, number)
+            # A second signal would cut off what a recorder of many loads still has to write.
+            patient = self._kept is not None and number == signal.SIGINT
+            with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
+                self._ended(None if patient else _STOP_S)
+
+    def _ended(self, seconds: float | None) -> None:
+        """Wait for the recorder; TimeoutExpired after ``seconds``."""
+        if seconds is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(_STOP_S)
+                self._child.wait(_SAY_S)
+                return
+            print(
+                f"dmatrace: {self._kept} is being written; Ctrl-C leaves it as it is",
+                file=sys.stderr,
+                flush=True,
+            )
+        self._child.wait(seconds)
 
 
 def _end_with_us() -> None:

@@ -6,9 +6,11 @@ run the real one.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,6 +133,40 @@ def test_the_recording_is_kept_where_it_is_named(
     assert kept.state == "ended"
 
 
+_SLOW = _RECORDER.replace(
+    "    except KeyboardInterrupt:\n        pass\n",
+    "    except KeyboardInterrupt:\n        time.sleep(float(sys.argv[3][5:] or 0))\n",
+).replace('== "wait"', '!= ""')
+
+
+def test_a_recorder_that_writes_for_long_is_waited_for(
+    start: Callable[..., Live],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("dmatrace.tui.live._STOP_S", 0.1)
+    monkeypatch.setattr("dmatrace.tui.live._SAY_S", 0.1)
+    kept = tmp_path / "kept.dmt"
+    live = start(2, "wait 1.5", keep=str(kept), script=_SLOW)
+    _until(live, lambda seen: len(seen.loads) == 2)
+    live.close()
+    assert replay(kept).read().state == "ended"
+    assert json.loads((kept / "meta.json").read_text())["complete"] is True
+    said = capsys.readouterr().err
+    assert said == f"dmatrace: {kept} is being written; Ctrl-C leaves it as it is\n"
+
+
+def test_ctrl_c_does_not_wait_for_it(start: Callable[..., Live], tmp_path: Path) -> None:
+    kept = tmp_path / "kept.dmt"
+    live = start(2, "wait 600", keep=str(kept), script=_SLOW)
+    _until(live, lambda seen: len(seen.loads) == 2)
+    # As a terminal sends it; the recorder has a session of its own.
+    threading.Timer(1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    live.close()
+    assert len(replay(kept).read().loads) == 2
+
+
 def test_a_recording_that_is_replaced_is_not_shown(
     start: Callable[..., Live], tmp_path: Path
 ) -> None:
@@ -220,6 +256,7 @@ def test_a_recorder_that_cannot_start_is_heard(
 ) -> None:
     script = f"""
 import sys
+import threading
 print("dmatrace: tracing needs root; run it with sudo", file=sys.stderr)
 sys.exit({code})
 """
