@@ -144,12 +144,16 @@ def test_a_recording_is_watched(lab: Lab) -> None:
 @pytest.mark.long
 def test_a_command_is_watched_and_ended(lab: Lab) -> None:
     """Its exit code is the view's; leaving early ends it, and keeps what was recorded."""
-    cases = (('sh -c "exit 7"', "exit 7", 7), ("sleep 1000", "LIVE", 130))
+    # The command's words are in the title before it runs.
+    cases = (
+        ('sh -c "exit 7"', ("ENDED", "exit 7"), 7),
+        ("sleep 1000", ("LIVE", "sleep"), 130),
+    )
     for command, shown, code in cases:
         out = lab.fresh(f"command-{code}")
         terminal = Terminal(lab, f"dmatrace record --live -o {out} -- {command}")
         try:
-            terminal.until(shown, command.partition(" ")[0])
+            terminal.until(*shown)
             terminal.press("q")
             terminal.until(f"left with {code}")
         finally:
