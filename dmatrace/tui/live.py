@@ -29,6 +29,7 @@ from dmatrace.tui.model import Snapshot
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
 _STOP_S = 30.0  # a recorder ends its load, writes Parquet and restores what it changed
+_WRITE_S = 600.0  # the same of many loads, whose recording is kept
 _SAY_S = 2.0  # who left the view does not wait longer without a word
 _SAID = 4096  # bytes of its stderr that are looked at
 
@@ -199,11 +200,11 @@ class Live:
             # A second signal would cut off what a recorder of many loads still has to write.
             patient = self._kept is not None and number == signal.SIGINT
             with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-                self._ended(None if patient else _STOP_S)
+                self._ended(_WRITE_S if patient else _STOP_S, say=patient)
 
-    def _ended(self, seconds: float | None) -> None:
+    def _ended(self, seconds: float, *, say: bool) -> None:
         """Wait for the recorder; TimeoutExpired after ``seconds``."""
-        if seconds is None:
+        if say:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._child.wait(_SAY_S)
                 return
