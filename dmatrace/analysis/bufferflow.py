@@ -15,6 +15,10 @@ from dmatrace.analysis.fileloads import Facts, File, Row, last_ways
 from dmatrace.sizes import format_size
 
 _ALLOCATES = {"heap-alloc": "alloc", "udmabuf": "alloc+pin"}
+#: Calls about a dma-buf, and the steps that they are.
+_CALLS = {
+    "mmap": "map", "munmap": "unmap", "attach": "attach", "detach": "detach", "close": "close",
+}  # fmt: skip
 
 
 def buffer_flows(
@@ -154,10 +158,9 @@ def _steps(
             add(what, at, at, "file")
     for row in facts.buffers.get(ino, ()):
         at, what = int(row["t_ns"]), str(row["what"])
-        if row["load_id"] == buffer["load_id"] and what in ("mmap", "munmap", "close"):
-            add({"mmap": "map", "munmap": "unmap"}.get(what, what), at, at, "dma-buf")
-        elif row["load_id"] == buffer["load_id"] and what in ("attach", "detach"):
-            add(what, at, at, str(row["path"]) or "a device")
+        if row["load_id"] == buffer["load_id"] and what in _CALLS:
+            device = what in ("attach", "detach")
+            add(_CALLS[what], at, at, str(row["path"]) or "a device" if device else "dma-buf")
     for row in facts.of(memfd) if memfd else ():
         if row["load_id"] == buffer["load_id"] and row["what"] == "mmap":
             add("map", int(row["t_ns"]), int(row["t_ns"]), "memfd")

@@ -33,10 +33,17 @@ static __always_inline void emit_call(struct call_event *e)
 		count_lost(LOST_RING);
 }
 
+static __always_inline void describe_dmabuf(struct call_event *e, u64 dmabuf)
+{
+	e->size = load64(dmabuf + OFF_dma_buf_size);
+	bpf_probe_read_kernel_str(e->exporter, sizeof(e->exporter),
+				  (void *)load64(dmabuf + OFF_dma_buf_exp_name));
+}
+
 /* What the call is about; 0 where that does not matter to a load. */
 static __always_inline int about(struct call_event *e, u64 fd)
 {
-	u64 file = file_of_fd(fd), inode, dmabuf;
+	u64 file = file_of_fd(fd), inode;
 	struct file_key name = {};
 
 	inode = file ? inode_of_file(file) : 0;
@@ -50,12 +57,8 @@ static __always_inline int about(struct call_event *e, u64 fd)
 	name_inode(inode, &name);
 	e->ino = name.ino;
 	e->dev = name.dev;
-	if (e->kind == TO_DMABUF) {
-		dmabuf = load64(file + OFF_file_private_data);
-		e->size = load64(dmabuf + OFF_dma_buf_size);
-		bpf_probe_read_kernel_str(e->exporter, sizeof(e->exporter),
-					  (void *)load64(dmabuf + OFF_dma_buf_exp_name));
-	}
+	if (e->kind == TO_DMABUF)
+		describe_dmabuf(e, load64(file + OFF_file_private_data));
 	return 1;
 }
 

@@ -22,9 +22,7 @@ static __always_inline int device_call(u32 what, u64 dmabuf, u64 attachment)
 	e.at = bpf_ktime_get_ns();
 	e.ino = key.ino;
 	e.dev = key.dev;
-	e.size = load64(dmabuf + OFF_dma_buf_size);
-	bpf_probe_read_kernel_str(e.exporter, sizeof(e.exporter),
-				  (void *)load64(dmabuf + OFF_dma_buf_exp_name));
+	describe_dmabuf(&e, dmabuf);
 	device = load64(attachment + OFF_dma_buf_attachment_dev);
 	/* dev_name(): a device that is not registered yet has the one, all others have the other. */
 	name = load64(device + OFF_device_init_name);

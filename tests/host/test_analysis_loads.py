@@ -16,6 +16,8 @@ from dmatrace.analysis.document import document
 from dmatrace.analysis.fileloads import Facts, file_loads
 from dmatrace.export import htmlloads, markup
 from dmatrace.report import text
+from dmatrace.report.fileloads import flows
+from dmatrace.report.layout import Style
 
 MIB = 1 << 20
 MODEL = (0xFE00001, 50)
@@ -230,6 +232,26 @@ def test_a_heap_buffer_that_is_read_into() -> None:
         ("open", 50, 50), ("alloc", 60, 75), ("export", 70, 70), ("map", 90, 90),
         ("read", 100, 300), ("close", 400, 400), ("release", 500, 500),
     ]  # fmt: skip
+
+
+def test_a_device_is_named_where_it_attaches_and_detaches() -> None:
+    about = {"target": "dmabuf", "dev": 7, "ino": 60, "exporter": "system", "fd": -1}
+    npu = about | {"path": "0000:00:1f.7"}
+    calls = [
+        _call("attach", **npu, t_ns=310 * NS), _call("detach", **npu, t_ns=390 * NS),
+        _call("attach", **about, t_ns=320 * NS), _call("attach", **npu, load_id=2),
+    ]  # fmt: skip
+    into = {"target": "dmabuf", "to_dev": 7, "to_ino": 60}
+    (flow,) = _flows([_way(**into)], calls, [_export(60, "system", "system")])
+    said = [(step["step"], step["start_ns"] // NS, step["what"]) for step in flow["steps"]]
+    assert said[-3:] == [
+        ("attach", 310, "0000:00:1f.7"), ("attach", 320, "a device"),
+        ("detach", 390, "0000:00:1f.7"),
+    ]  # fmt: skip
+    assert flow["filled"] == 8 * MIB
+    observed = {"loads": [{"load_id": 1, "strategy": "observed"}], "buffer_flows": [flow]}
+    shown = "\n".join(flows(observed, Style()))
+    assert shown.count("0000:00:1f.7") == 2
 
 
 def test_what_a_process_had_before_it_was_followed() -> None:

@@ -256,7 +256,6 @@ def test_a_recorder_that_cannot_start_is_heard(
 ) -> None:
     script = f"""
 import sys
-import threading
 print("dmatrace: tracing needs root; run it with sudo", file=sys.stderr)
 sys.exit({code})
 """
