@@ -15,6 +15,7 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
+from dmatrace import interrupts
 from dmatrace.bpf import libbpf
 from dmatrace.bpf.compiler import MapDefinition
 from dmatrace.bpf.unpreempted import Unpreempted
@@ -199,24 +200,22 @@ class RingBuffer:
         )
 
     def _sample(self, _context: Any, data: int, size: int) -> int:
-        while True:
-            # Python would print what is raised here, and go on: an interrupt would be
-            # forgotten, and the record it interrupted lost.
-            try:
-                if not self._records:
-                    self._until = _position(self._written)
-                record = ctypes.string_at(data, size)
-                # The reader's position is this record's until we return.
-                after = _position(self._read) + (size + _HEADER + 7 & ~7)
-                break
-            except BaseException as error:
-                self._raised = error
-        self._records.append(record)
+        # Python would print what is raised here, and go on.
+        try:
+            if not self._records:
+                self._until = _position(self._written)
+            self._records.append(ctypes.string_at(data, size))
+            # The reader's position is this record's until we return.
+            after = _position(self._read) + (size + _HEADER + 7 & ~7)
+        except BaseException as error:
+            self._raised = error
+            return -errno.EIO
         return 0 if after < self._until else -errno.EAGAIN
 
     def consume(self) -> list[bytes]:
         """The records that are there."""
-        libbpf.library().ring_buffer__consume(self._ring)
+        with interrupts.held():
+            libbpf.library().ring_buffer__consume(self._ring)
         return self._taken()
 
     def _taken(self) -> list[bytes]:

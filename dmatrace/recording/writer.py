@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from dmatrace import interrupts
 from dmatrace.errors import DmatraceError
 from dmatrace.recording import schema
 
@@ -77,6 +78,7 @@ class Writer:
         """The current content of meta.json; change it with ``update_meta``."""
         return dict(self._meta)
 
+    @interrupts.held()
     def append(self, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add ``rows`` to ``table`` as one batch that survives this process.
 
@@ -99,12 +101,14 @@ class Writer:
             for sink, _ in self._streams.values():
                 sink.flush()
 
+    @interrupts.held()
     def update_meta(self, /, **values: Any) -> None:
         """Change keys of meta.json, atomically: a reader sees the old or the new file."""
         self._meta.update(values)
         with _writing(self.path):
             self._write_meta(durable=False)
 
+    @interrupts.held()
     def close(self, complete: bool = True) -> None:
         """Turn the streams into Parquet and write the last meta.json; twice does nothing."""
         if self._closed:

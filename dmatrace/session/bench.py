@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 
-from dmatrace import __version__
+from dmatrace import __version__, interrupts
 from dmatrace.analysis.bench import Cell, Entry, Measurements, Place, Sample
 from dmatrace.bpf.program import check_machine
 from dmatrace.errors import CannotHere, DmatraceError
@@ -24,7 +24,7 @@ from dmatrace.recording import check_place
 from dmatrace.session import eater, machine, module, source
 from dmatrace.session.bar import Bar
 from dmatrace.session.benchplan import Checks, Options, Plan, plan
-from dmatrace.session.plan import raised, signals_interrupt
+from dmatrace.session.plan import raised
 from dmatrace.session.rows import Row
 from dmatrace.session.strategies import Recorder, Request
 from dmatrace.session.traced import Traced, traced
@@ -53,7 +53,7 @@ def measure(options: Options) -> Measurements:
         check_place(options.trace, options.force)
         check_machine(())
     with contextlib.ExitStack() as stack:
-        stack.enter_context(signals_interrupt())
+        stack.enter_context(interrupts.ending())
         names = tuple(dict.fromkeys(row.strategy for row in planned.rows))
         each = planned.each(max(planned.sizes))
         no_module = stack.enter_context(_prepared(names, each, options.say))

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
+from dmatrace import interrupts
 from dmatrace.bpf import layout
 from dmatrace.phases import PHASES
 from dmatrace.recording import Writer
@@ -73,6 +74,7 @@ class Observer:
         self._by_pid: dict[int, Process] = {}  # the last of each number
         self.processes: list[Process] = []
 
+    @interrupts.held()
     def add(self, pid: int) -> bool:
         """Follow a process that runs, from now on; False if it has just ended."""
         known = self._by_pid.get(pid)
@@ -97,6 +99,7 @@ class Observer:
                 self._threads[tid].sched = stats
         return pid in self._by_pid
 
+    @interrupts.held()
     def idle(self) -> None:
         """Now and then, while the processes run."""
         if self._ledger:
@@ -149,6 +152,7 @@ class Observer:
         """Whether one of these runs still."""
         return any(not self._by_pid[pid].over for pid in pids if pid in self._by_pid)
 
+    @interrupts.held()
     def finish(self) -> None:
         """The last look at what runs still, and every process's row."""
         self.idle()

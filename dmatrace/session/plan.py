@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
+from dmatrace import interrupts
 from dmatrace.bpf.program import check_machine
 from dmatrace.detail import Detail
 from dmatrace.errors import UsageError
@@ -85,7 +84,7 @@ def record(options: Options) -> Recorded:
         source.check_room(directory, size)
     check_machine(options.without)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(signals_interrupt())
+        stack.enter_context(interrupts.ending())
         if options.raise_limits:
             stack.enter_context(raised(names, size, options.say))
         if options.load_module:
@@ -189,21 +188,6 @@ def place(options: Options) -> Path:
     names = preflight.select(options.strategies)
     more = f"+{len(names) - 1}" if len(names) > 1 else ""
     return Path(f"{names[0]}{more}.dmt")
-
-
-@contextlib.contextmanager
-def signals_interrupt() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a recording as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    old = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+from dmatrace import interrupts
 from dmatrace.errors import CannotHere
 from dmatrace.recording import Writer
 from dmatrace.session import files, inventory
@@ -239,6 +240,7 @@ class Recorder:
             self._ways.follow(self._runner.pid)
         return self._runner
 
+    @interrupts.held()
     def _idle(self) -> None:
         """While a load runs: empty the ring buffer, and now and then write a prefix."""
         tracer = self._tracer
@@ -291,6 +293,7 @@ class Recorder:
         row["inventory"] = held.source
         self._write("inventory", inventory.rows(held, self._load_id, time.monotonic_ns()))
 
+    @interrupts.held()
     def _collect(self, row: Row, threads: list[Row]) -> None:
         """Everything the load left in the ring buffer, and its own clocks."""
         if self._ledger:

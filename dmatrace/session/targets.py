@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from dmatrace import interrupts
 from dmatrace.bpf.program import check_machine
 from dmatrace.detail import Detail
 from dmatrace.errors import DmatraceError
@@ -26,7 +27,6 @@ from dmatrace.session.delays import Delays
 from dmatrace.session.ledger import Ledger
 from dmatrace.session.observe import FIRST, Observer
 from dmatrace.session.observed import Process
-from dmatrace.session.plan import signals_interrupt
 from dmatrace.session.procevents import Event, ProcEvents
 from dmatrace.session.progress import Progress
 from dmatrace.session.taskstats import accounting
@@ -174,7 +174,7 @@ def _processes(options: Options) -> Recorded:
     check_place(out, options.force)
     check_machine(options.without)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(signals_interrupt())
+        stack.enter_context(interrupts.ending())
         observing = stack.enter_context(_Observing(options, target.describe(pids), out))
         observer, say = observing.observer(target.more), options.say
         given = set(options.pids)
@@ -225,7 +225,7 @@ def _command(options: Options) -> Recorded:
     check_machine(options.without)
     meta = {"kind": "command", "command": list(options.command), "user": user_name(user)}
     with contextlib.ExitStack() as stack:
-        stack.enter_context(signals_interrupt())
+        stack.enter_context(interrupts.ending())
         observing = stack.enter_context(_Observing(options, meta, out, user=user))
         command = observing.command
         assert command is not None

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dmatrace import __version__
+from dmatrace import __version__, interrupts
 from dmatrace.detail import EXACT, Detail
 from dmatrace.garbage import seldom
 from dmatrace.recording import Writer
@@ -35,6 +35,7 @@ class Traced:
     tracer: Tracer
     writer: Writer
 
+    @interrupts.held()
     def finish(self, skipped: Iterable[Mapping[str, str]], *, interrupted: bool) -> dict[str, Any]:
         """Write what is known at the end; returns what recording cost."""
         programs = self.tracer.self_cost()

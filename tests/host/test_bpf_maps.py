@@ -5,12 +5,16 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import random
+import signal
 import struct
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 import pytest
 
+from dmatrace import interrupts
 from dmatrace.bpf import libbpf
 from dmatrace.bpf.compiler import MapDefinition
 from dmatrace.bpf.maps import Map, RingBuffer
@@ -123,30 +127,6 @@ def test_an_empty_ring_buffer() -> None:
     table.close()
 
 
-def test_an_interrupt_while_records_are_taken_loses_none() -> None:
-    """It is raised when they are all there, and they are there after it."""
-    ring = RingBuffer.__new__(RingBuffer)
-    ring._records, ring._raised = [], None
-    ring._read = ring._written = mmap.mmap(-1, mmap.PAGESIZE)
-    data = ctypes.create_string_buffer(b"record")
-
-    real, calls = ctypes.string_at, iter([KeyboardInterrupt, None, None])
-
-    def string_at(address: int, size: int) -> bytes:
-        raised = next(calls)
-        if raised:
-            raise raised
-        return real(address, size)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ctypes, "string_at", string_at)
-        for _ in range(2):
-            ring._sample(None, ctypes.addressof(data), 6)
-    with pytest.raises(KeyboardInterrupt):
-        ring._taken()
-    assert ring._taken() == [b"record", b"record"]
-
-
 class _RunOptions(ctypes.Structure):
     """struct bpf_test_run_opts."""
 
@@ -215,3 +195,53 @@ def test_what_is_written_meanwhile_is_for_the_next_look(
     monkeypatch.undo()
     assert ring.consume() == [struct.pack("@Q", 7)] * 3
     assert ring.consume() == []
+
+
+def test_an_interrupt_while_records_are_taken_loses_none(
+    written: tuple[RingBuffer, Callable[[], None]],
+) -> None:
+    """It comes at any moment, is raised each time, and no record goes with it."""
+    ring, write = written
+    rng = random.Random(20261123)
+    came = 0
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        nonlocal came
+        came += 1
+        interrupts.interrupt(number, frame)
+
+    def look_until(number: int) -> None:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, 150e-6))
+        ring.consume()
+        while came < number:
+            pass
+
+    old = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for number in range(1, 3001):
+            for _ in range(100):
+                write()
+            with pytest.raises(KeyboardInterrupt):
+                look_until(number)
+            # Those of the interrupted look come with the next one; a look that had been over
+            # took them all.
+            assert len(ring.consume()) in (0, 100)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+
+
+def test_what_fails_while_records_are_taken_is_raised(
+    written: tuple[RingBuffer, Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring, write = written
+    write()
+
+    def string_at(_address: int, _size: int) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr(ctypes, "string_at", string_at)
+    with pytest.raises(MemoryError):
+        ring.consume()
+    monkeypatch.undo()
+    write()
+    assert len(ring.consume()) == 1
