@@ -16,11 +16,15 @@ from functools import lru_cache
 from dmatrace.bpf import symbols
 from dmatrace.bpf.btf import function_btf, has_module
 from dmatrace.bpf.hook import Hook, Tap
-from dmatrace.bpf.hooks import HOOKS, TAPS
+from dmatrace.bpf.hooks import BIO_RELEASE, HOOKS, TAPS
 from dmatrace.bpf.hooks_devices import DEVICES
 from dmatrace.bpf.hooks_ledger import HEAP, REMOVERS
+from dmatrace.bpf.hooks_newcomers import NEWCOMERS
 from dmatrace.bpf.preemption import preempts
 from dmatrace.errors import CannotHere, UsageError
+
+#: Rows beside the table's: they open no frame.
+UNNUMBERED: tuple[Hook, ...] = (BIO_RELEASE, HEAP, *REMOVERS, *DEVICES)
 
 TRACEFS = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
 
@@ -181,7 +185,7 @@ def options(
 
 def check_names(without: Collection[str]) -> None:
     """Raise UsageError if a name to leave out is in neither table."""
-    known = {hook.name for hook in (*HOOKS, *REMOVERS, HEAP, *DEVICES)} | {
+    known = {hook.name for hook in (*HOOKS, *UNNUMBERED, *NEWCOMERS)} | {
         tap.name for tap in TAPS if not tap.required
     }
     for name in without:

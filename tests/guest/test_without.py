@@ -12,14 +12,16 @@ import pytest
 
 from dmatrace.analysis import law
 from dmatrace.bpf.hooks import HOOKS, TAPS
+from dmatrace.bpf.resolve import UNNUMBERED
 from dmatrace.recording import Recording
 from dmatrace_loaders.table import strategies
 from tests.guest.lab import Lab
 from tests.guest.native.build import built, loaded
 from tests.guest.test_record_edges import _closes
 
-NAMES = [hook.name for hook in HOOKS] + [tap.name for tap in TAPS if not tap.required]
-HIDES = {row.name: row.hides for row in (*HOOKS, *TAPS)}
+ROWS = (*HOOKS, *UNNUMBERED, *(tap for tap in TAPS if not tap.required))
+NAMES = [row.name for row in ROWS]
+HIDES = {row.name: row.hides for row in ROWS}
 # One whose handlers count bytes, one whose C file others need, one that a function stands for.
 SHORT = ("filemap_read", "dma-buf events")
 OF_MODULE = {hook.name for hook in HOOKS if hook.module}

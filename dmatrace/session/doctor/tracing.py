@@ -10,7 +10,7 @@ from dmatrace.bpf.btf import VMLINUX, kernel_btf
 from dmatrace.bpf.compiler import import_bcc
 from dmatrace.bpf.constants import constants, lacking
 from dmatrace.bpf.hook import Hook, Tap
-from dmatrace.bpf.hooks import BIO_RELEASE, DIO_COMPLETE, DIO_TAP, HOOKS, TAPS
+from dmatrace.bpf.hooks import DIO_COMPLETE, DIO_TAP, HOOKS, TAPS
 from dmatrace.errors import CannotHere
 from dmatrace.session.doctor.check import (
     SUDO,
@@ -101,7 +101,7 @@ def _seen() -> bool:
 
 def hooks(machine: Machine) -> Iterator[Finding]:
     """Every row of the table of functions."""
-    rows = [*HOOKS, BIO_RELEASE]
+    rows = [*HOOKS, *resolve.UNNUMBERED]
     if not _seen():
         yield _not_seen(machine, f"{len(rows)} functions")
         return
