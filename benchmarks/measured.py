@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import signal
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 PATIENCE_S = 60
@@ -17,6 +20,29 @@ def touch_memory() -> None:
         free = next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemFree:"))
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
     mmap.mmap(-1, free - (free >> 4), flags=flags).close()
+
+
+@contextlib.contextmanager
+def disk_of_memory(size: int) -> Iterator[str]:
+    """A directory with room for ``size`` bytes on a disk that takes equally long each time.
+
+    ext4 on a loop device whose file is in /dev/shm.  All of it is gone afterwards.
+    """
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place, contextlib.ExitStack() as stack:
+        backing, mounted = Path(place) / "disk", Path(place) / "mounted"
+        with backing.open("wb") as file:
+            file.truncate(size + (size >> 3) + (64 << 20))
+        mounted.mkdir()
+        command = ["losetup", "--find", "--show", str(backing)]
+        device = subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.strip()
+        stack.callback(subprocess.run, ["losetup", "-d", device], check=False)
+        options = "lazy_itable_init=0,lazy_journal_init=0"
+        subprocess.run(["mkfs.ext4", "-q", "-E", options, device], check=True)
+        subprocess.run(["mount", device, str(mounted)], check=True)
+        stack.callback(subprocess.run, ["umount", str(mounted)], check=False)
+        yield str(mounted)
 
 
 def end(process: subprocess.Popen[bytes], how: signal.Signals) -> None:

@@ -71,6 +71,9 @@ def main() -> int:
         metavar="NAME[,NAME...]",
         help="only these (default: all)",
     )
+    parser.add_argument(
+        "--ram", action="store_true", help="the file is on a disk of memory, which does not vary"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the orders (default: 1)")
     parser.add_argument("--here", action="store_true", help="not in the lab's guest")
     parser.add_argument("-o", "--output", default=str(OUT / "peers.json"), help="the figures")
@@ -109,13 +112,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     say = Progress()
     names = preflight.select(args.strategy)
     size = parse_size(args.size)
-    directory = os.environ.get("DMATRACE_DATA", "/var/tmp")
     chance = random.Random(args.seed)
     ratios: dict[tuple[str, str], list[float]] = {}
     attaching: dict[str, list[float]] = {}
     absent: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(raised(names, size, say))
+        directory = os.environ.get("DMATRACE_DATA", "/var/tmp")
+        if args.ram:
+            directory = stack.enter_context(measured.disk_of_memory(size))
         path = stack.enter_context(source.made(directory, size, say))
         skipped = preflight.check_strategies(names, size, path, 1 << 20)
         names = tuple(name for name in names if name not in skipped)
@@ -154,6 +159,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "rounds": args.rounds,
             "loads": args.loads,
             "seed": args.seed,
+            "ram": args.ram,
             "ratios": [
                 {
                     "contender": contender,

@@ -290,6 +290,7 @@ class Program:
         """Detach and free everything; safe to call twice."""
         _close(self._links)
         _close(self._fds)
+        self._attachers.clear()  # whose descriptors may soon be others
         self._programs.clear()
         events: RingBuffer | None = self.__dict__.pop("events", None)
         if events is not None:
