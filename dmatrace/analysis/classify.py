@@ -85,6 +85,7 @@ class Part:
     o_direct: bool = False
     dontcache: bool = False
     fixed: bool = False
+    late: bool = False  # it was under way when its thread was first followed
     largest: int = 0
     sizes: tuple[int, ...] = ()
     depth: float | None = None
@@ -219,6 +220,7 @@ def evidence(part: Part) -> Iterator[str]:
             ("open with O_DIRECT", part.o_direct),
             ("RWF_DONTCACHE", part.dontcache),
             ("registered buffers", part.fixed and part.call in _RING),
+            ("under way when it was first followed, and counted whole", part.late),
         )
         if seen
     ]

@@ -22,7 +22,7 @@ SCALE = 1 << 20  # bytes
 _EXEC = 4  # PROT_EXEC
 _WAY = (
     "load_id", "tgid", "dev", "ino", "way", "call", "target", "to_dev", "to_ino", "o_direct",
-    "dontcache", "fixed", "worker",
+    "dontcache", "fixed", "worker", "late",
 )  # fmt: skip
 
 
@@ -218,6 +218,7 @@ def _parts(file: File, ways: Sequence[Row], facts: Facts, mapped: tuple[int, int
                 o_direct=bool(row["o_direct"]),
                 dontcache=bool(row["dontcache"]),
                 fixed=bool(row["fixed"]),
+                late=bool(row["late"]),
                 largest=int(row["largest"]),
                 sizes=_sizes(row["sizes"]),
                 depth=None if row["way"] == "fault" else depth,
@@ -265,13 +266,21 @@ def _load(
         "end_ns": end,
         "bytes": total,
         "progress": round(total / size, 4) if size else None,
-        "bytes_per_s": total * 1_000_000_000 // (end - start) if end > start else None,
+        "bytes_per_s": _rate([part for part in parts if not part.late]),
         "cached": cached.get(file),
         "verdict": verdict.name,
         "method": verdict.method,
         "target": verdict.target,
         "parts": [part_row(part, total) for part in parts],
     }
+
+
+def _rate(parts: Sequence[Part]) -> int | None:
+    """Bytes a second; of a read that was under way before it was followed nobody can say it."""
+    if not parts:
+        return None
+    ns = max(part.last_ns for part in parts) - min(part.first_ns for part in parts)
+    return sum(part.bytes for part in parts) * 1_000_000_000 // ns if ns > 0 else None
 
 
 def part_row(part: Part, total: int) -> dict[str, Any]:

@@ -15,6 +15,7 @@ HIDDEN_BY = {
     "shmem": ("shmem_alloc_and_add_folio",),
     "pinned": ("pin_user_pages_fast",),
     "direct": ("__iomap_dio_rw",),
+    "workers": ("io_wq_submit_work", "dmatrace_loader_gather_work"),
 }
 
 #: Rows of a load's memory -> the figure that they belong to.

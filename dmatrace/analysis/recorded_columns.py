@@ -244,6 +244,7 @@ _WAYS = (
     Column("dontcache", "", "with RWF_DONTCACHE"),
     Column("fixed", "", "into registered buffers"),
     Column("worker", "", "by a kernel thread for the process"),
+    Column("late", "", "1: a read that was under way when its thread was first followed, whole"),
     Column("calls", "", "reads or faults so far"),
     Column("bytes", "bytes", "read so far; of faults the most that they mapped"),
     Column("first_ns", "ns", "begin of the first"),

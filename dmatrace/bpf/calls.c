@@ -226,6 +226,63 @@ static __always_inline void call_begins(struct thread *t, u32 number, u64 regs)
 	emit_call(&e);
 }
 
+/*
+ * A read that was under way when its thread was first followed.  It has no beginning for
+ * us, so that hooks of functions saw nothing of it, or its bytes without the file: what
+ * the call returns is all of it, also what came before.
+ */
+static __always_inline void late_read(struct thread *t, u64 regs, s64 returned)
+{
+	u64 file, inode, address = load64(regs + OFF_ARG1), seen;
+	u32 counter = COUNT_COPY_READ, path = WAY_BUFFERED;
+	struct way_key key = {};
+	struct way *w;
+
+	switch (t->call) {
+	case NR_READ: case NR_PREAD64:
+		break;
+	case NR_READV: case NR_PREADV: case NR_PREADV2:
+		bpf_probe_read_user(&address, sizeof(address), (void *)address);
+		break;
+	default:
+		return;
+	}
+	file = returned > 0 ? file_of_fd(load64(regs + OFF_ARG0_KEPT)) : 0;
+	inode = file ? inode_of_file(file) : 0;
+	if (!inode)
+		return;
+	key.kind = target_of(inode);
+	if (key.kind == TO_SHMEM)
+		counter = COUNT_COPY_SHMEM_READ;
+	else if (key.kind != TO_FILE)
+		return;
+	if (load32(file + OFF_file_f_flags) & O_DIRECT) {
+		counter = COUNT_DIO;
+		path = WAY_DIRECT;
+		key.flags = WAY_O_DIRECT;
+	}
+	/* The first call of a thread: all that was counted before is of it. */
+	seen = t->counters[COUNT_COPY_READ] + t->counters[COUNT_COPY_SHMEM_READ] +
+	       t->counters[COUNT_DIO];
+	if (seen < returned)
+		t->counters[counter] += returned - seen;
+	count_io(file, path == WAY_DIRECT ? IO_DIRECT : IO_BUFFERED, returned);
+	if (!way_key(t, &key, inode, path))
+		return;
+	key.flags |= WAY_LATE;
+	find_region(&key, address);
+	w = way_of(&key);
+	if (!w)
+		return;
+	w->size = load64(inode + OFF_inode_i_size);
+	w->first = t->stack[0].start;
+	__sync_fetch_and_add(&w->begun, 1);
+	__sync_fetch_and_add(&w->depth, 1);
+	if (!w->deepest)
+		w->deepest = 1;
+	way_adds(w, returned);
+}
+
 static __always_inline void call_ends(struct thread *t, u64 regs, s64 returned)
 {
 	struct call_event e = { .type = EV_CALL, .tid = t->tid, .tgid = t->tgid, .at = t->last };

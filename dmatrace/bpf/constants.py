@@ -32,7 +32,7 @@ RING_PAGES = 2048  # 8 MiB: 20,000 requests beside 3,000 snapshots between two p
 CALLS = (
     "prctl", "open", "openat", "openat2", "close", "mmap", "munmap", "mremap", "madvise",
     "fadvise64", "readahead", "sendfile", "splice", "copy_file_range", "ioctl", "execve",
-    "execveat",
+    "execveat", "read", "readv", "pread64", "preadv", "preadv2",
 )  # fmt: skip
 
 
@@ -91,6 +91,7 @@ def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
     values["O_DIRECT"] = os.O_DIRECT
     for number, register in enumerate(abi.arguments):
         values[f"OFF_ARG{number}"] = _register(btf, register)
+    values["OFF_ARG0_KEPT"] = _register(btf, abi.first)
     values["OFF_RETURN"] = _register(btf, abi.result)
     values["OFF_SYSCALL_NUMBER"] = _register(btf, abi.number)
     return values

@@ -53,6 +53,7 @@ enum target {
 #define WAY_DONTCACHE 2
 #define WAY_FIXED 4             /* into pages that were registered (io_uring) */
 #define WAY_WORKER 8            /* by a kernel thread that works for the process */
+#define WAY_LATE 16             /* under way when its thread was first followed */
 #define NO_CALL 0xffffffff      /* in no system call */
 enum call { CALL_OPEN = 1, CALL_CLOSE, CALL_MMAP, CALL_MUNMAP, CALL_MADVISE, CALL_FADVISE,
 	    CALL_READAHEAD, CALL_UDMABUF, CALL_ATTACH, CALL_DETACH };

@@ -38,7 +38,7 @@ CALLS = (
     "", "open", "close", "mmap", "munmap", "madvise", "fadvise", "readahead", "udmabuf",
     "attach", "detach",
 )  # fmt: skip
-WAY_O_DIRECT, WAY_DONTCACHE, WAY_FIXED, WAY_WORKER = 1, 2, 4, 8
+WAY_O_DIRECT, WAY_DONTCACHE, WAY_FIXED, WAY_WORKER, WAY_LATE = 1, 2, 4, 8, 16
 # enum removal, in order.
 REMOVALS = ("other", "invalidate", "truncate", "unlink", "drop_caches", "reclaim", "kswapd")
 REMOVED_MAX = 8

@@ -100,13 +100,14 @@ class Abi:
     The first three serve functions and system calls alike, the others only system calls;
     of the first a system call's end may have taken the place.  ``calls`` are the numbers of
     system calls, by name.  ``number`` is the member that holds the system call's number, below
-    0 for what came into the kernel otherwise.
+    0 for what came into the kernel otherwise.  ``first`` keeps the first argument to the end.
     """
 
     arguments: tuple[str, str, str, str, str, str]
     result: str
     calls: Mapping[str, int]
     number: str
+    first: str
 
 
 # arch/x86/entry/syscalls/syscall_64.tbl and include/uapi/asm-generic/unistd.h
@@ -129,12 +130,13 @@ _GENERIC_CALLS = {
 }  # fmt: skip
 
 ABIS: dict[str, Abi] = {
-    "x86_64": Abi(("di", "si", "dx", "r10", "r8", "r9"), "ax", _X86_CALLS, "orig_ax"),
+    "x86_64": Abi(("di", "si", "dx", "r10", "r8", "r9"), "ax", _X86_CALLS, "orig_ax", "di"),
     "aarch64": Abi(
         ("regs[0]", "regs[1]", "regs[2]", "regs[3]", "regs[4]", "regs[5]"),
         "regs[0]",
         _GENERIC_CALLS,
         "syscallno",
+        "orig_x0",
     ),
 }
 

@@ -105,6 +105,8 @@ static __always_inline void call_leaves(struct thread *t, u64 regs, s64 returned
 	/* Of calls that were under way when we attached no exit is to be expected. */
 	if (t->depth > 1 && !t->late)
 		t->counters[COUNT_LOST_EXITS] += t->depth - 1;
+	else if (t->late)
+		late_read(t, regs, returned);
 	t->late = LATE_NOT;
 	t->over = 0;
 	unwind(t, 0);

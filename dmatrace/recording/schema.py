@@ -125,7 +125,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     # fault, in one go from since_ns to until_ns.  kind: readahead|read|mapped.
     "runs": _columns("load_id tid tgid kind:str dev ino:uint64 start end since_ns until_ns"),
     # How a process took the bytes of a file of 1 MiB or more; cumulative, and the last row of
-    # the columns up to worker holds.  way: buffered|direct|spliced (a read), fault (calls are
+    # the columns up to late holds.  way: buffered|direct|spliced (a read), fault (calls are
     # faults, bytes what each could map at most), written (into a file in memory, out of the pipe
     # dev:ino or, where that is 0, of user memory).  call: the system call, "worker" (a kernel
     # thread for the process), "" (none: user space faulted).  target, to_dev, to_ino: what took
@@ -134,7 +134,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
     # JSON list, calls below 4 KiB, below 8 KiB, ... below 64 MiB, and larger ones.
     "ways": _columns(
         "t_ns load_id tgid dev ino:uint64 size path:str? format:str? way:str call:str target:str"
-        " to_dev to_ino:uint64 o_direct:bool dontcache:bool fixed:bool worker:bool"
+        " to_dev to_ino:uint64 o_direct:bool dontcache:bool fixed:bool worker:bool late?"
         " calls bytes first_ns last_ns begun depth deepest largest sizes:str"
     ),
     # System calls that prepare or end a load, and what a process had before it was followed

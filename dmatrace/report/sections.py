@@ -73,6 +73,9 @@ def functions(document: Mapping[str, Any], loads: Sequence[Summary], style: Styl
         )
 
 
+_NO_READS = "nothing was read from a disk"
+
+
 def block(loads: Sequence[Summary], style: Style) -> Iterator[str]:
     """Read requests and their latency, issue to completion."""
     heads = (("requests", 9), ("read", 8), ("p50", 9), ("p90", 9), ("p99", 9), ("max", 9))
@@ -86,7 +89,9 @@ def block(loads: Sequence[Summary], style: Style) -> Iterator[str]:
             continue
         line += style.right(str(load.block["requests"]), 9)
         if not load.block["requests"]:
-            yield line + "  nothing was read from a disk"
+            workers = ", ".join(load.hidden.get("workers", ()))
+            why = f"hidden: what workers read, no {workers}" if workers else _NO_READS
+            yield f"{line}  {why}"
             continue
         line += style.right(short_size(load.block["read_bytes"]), 8)
         for name in ("p50", "p90", "p99", "max"):

@@ -83,6 +83,7 @@ def way_row(key: layout.WayKey, way: layout.Way) -> Row:
         "dontcache": bool(key.flags & layout.WAY_DONTCACHE),
         "fixed": bool(key.flags & layout.WAY_FIXED),
         "worker": bool(key.flags & layout.WAY_WORKER),
+        "late": int(bool(key.flags & layout.WAY_LATE)),
         "calls": way.calls,
         "bytes": way.bytes,
         "first_ns": way.first,

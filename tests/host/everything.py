@@ -153,7 +153,8 @@ def _tables(writer: Writer, load_id: int, *, buffered: bool) -> None:
                 "t_ns": start + 800 * _US, **here, **way, "path": MODEL, "format": "GGUF",
                 "way": "buffered" if buffered else "direct", "call": "pread64",
                 "target": "dmabuf", "o_direct": not buffered, "dontcache": False, "fixed": False,
-                "worker": False, "calls": 8, "bytes": SIZE, "first_ns": start + 100 * _US,
+                "worker": False, "late": 0, "calls": 8, "bytes": SIZE,
+                "first_ns": start + 100 * _US,
                 "last_ns": start + 500 * _US, "begun": 8, "depth": 8, "deepest": 1,
                 "largest": SIZE // 8, "sizes": "[0, 0, 0, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0]",
             }

@@ -33,7 +33,7 @@ def way(file: tuple[int, int], at: int, done: int, **more: Any) -> Row:
         "t_ns": at, "load_id": 1, "tgid": PID, "dev": file[0], "ino": file[1], "size": size,
         "path": path, "format": label, "way": "buffered", "call": "pread64",
         "target": "anonymous", "to_dev": 0, "to_ino": 0, "o_direct": False, "dontcache": False,
-        "fixed": False, "worker": False, "calls": done // MIB, "bytes": done,
+        "fixed": False, "worker": False, "late": 0, "calls": done // MIB, "bytes": done,
         "first_ns": BEGIN + 100 * MS, "last_ns": at, "begun": done // MIB, "depth": done // MIB,
         "deepest": 1, "largest": MIB, "sizes": f"[{'0, ' * 9}{done // MIB}{', 0' * 6}]",
     } | more  # fmt: skip

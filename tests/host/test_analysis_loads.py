@@ -114,9 +114,9 @@ def _way(**more: Any) -> dict[str, Any]:
         "t_ns": 900, "load_id": 1, "tgid": 9, "dev": MODEL[0], "ino": MODEL[1], "size": 8 * MIB,
         "path": "/data/model.gguf", "format": "GGUF", "way": "buffered", "call": "pread64",
         "target": "anonymous", "to_dev": 0, "to_ino": 0, "o_direct": False, "dontcache": False,
-        "fixed": False, "worker": False, "calls": 64, "bytes": 8 * MIB, "first_ns": 100 * NS,
-        "last_ns": 300 * NS, "begun": 64, "depth": 64, "deepest": 1, "largest": 128 << 10,
-        "sizes": "[0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0]",
+        "fixed": False, "worker": False, "late": 0, "calls": 64, "bytes": 8 * MIB,
+        "first_ns": 100 * NS, "last_ns": 300 * NS, "begun": 64, "depth": 64, "deepest": 1,
+        "largest": 128 << 10, "sizes": "[0, 0, 0, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0]",
     } | more  # fmt: skip
 
 
@@ -173,6 +173,17 @@ def test_faults_are_pages_that_runs_tell_and_code_is_no_load() -> None:
     assert load["verdict"] == "mixed"
     for calls in ([], [mapping, {**mapping, "prot": 5}]):
         assert file_loads([fault], Facts(calls, []), runs, {}, {}) == []
+
+
+def test_a_read_that_was_under_way_counts_whole_and_has_no_rate() -> None:
+    late = _way(late=1, calls=1, bytes=6 * MIB)
+    rest = _way(calls=16, bytes=2 * MIB, first_ns=300 * NS, last_ns=301 * NS)
+    (load,) = file_loads([late], Facts([], []), [], {}, {})
+    assert (load["bytes"], load["bytes_per_s"]) == (6 * MIB, None)
+    assert "under way when it was first followed" in str(load["parts"][0]["evidence"])
+    (load,) = file_loads([late, rest], Facts([], []), [], {}, {})
+    assert (load["bytes"], load["verdict"]) == (8 * MIB, "buffered into anonymous memory")
+    assert load["bytes_per_s"] == 2 * MIB * 1_000_000_000 // NS
 
 
 def test_advice_counts_for_its_own_mapping_and_before_it_is_used() -> None:

@@ -63,8 +63,8 @@ _DURING = """\
 
 The disk is slow (2 MiB a second, by io.max of a control group) until dmatrace follows, then
 as it is. What had come before is not dmatrace's to know; from there on its figures stand
-beside the change of /proc/PID/io and fincore(1). A read(2) under way at that moment is
-counted whole or not at all.
+beside the change of /proc/PID/io and fincore(1). A read(2) under way at that moment
+counts as a whole when it returns, there as here.
 """
 _EACH = """\
 ## Each run
