@@ -318,7 +318,7 @@ def _prefix(file: Path, layout: pa.Schema) -> tuple[pa.Table, bool]:
     whole = True
     found = layout
     try:
-        with pa.OSFile(str(file), "rb") as source, pa.ipc.open_stream(source) as stream:
+        with schema.stream_bytes(file) as source, pa.ipc.open_stream(source) as stream:
             found = schema.decoded(stream.schema)
             for batch in stream:
                 batch.validate(full=True)

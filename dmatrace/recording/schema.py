@@ -15,12 +15,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import pyarrow as pa
 
 SCHEMA = 1
 META = "meta.json"
 STREAM = ".arrows"  # Arrow IPC stream, while recording
 FINAL = ".parquet"  # after close
+_PIECE = 1 << 20  # bytes
 
 
 class Column(NamedTuple):
@@ -170,6 +173,16 @@ def arrow_schema(table: str) -> pa.Schema:
     return pa.schema(
         [pa.field(c.name, types[c.kind], nullable=c.kind == "bool") for c in TABLES[table]]
     )
+
+
+def stream_bytes(file: Path) -> pa.NativeFile:
+    """A stream's bytes, in large pieces: Arrow asks for four small ones for each batch.
+
+    From a network's or a virtual machine's shared directory each would be a message.
+    """
+    import pyarrow as pa
+
+    return pa.input_stream(str(file), compression=None, buffer_size=_PIECE)
 
 
 def decoded(found: pa.Schema) -> pa.Schema:

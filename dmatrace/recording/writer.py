@@ -226,7 +226,7 @@ def _row_groups(stream: Path, layout: pa.Schema) -> Iterator[pa.Table]:
 
     pending: list[pa.RecordBatch] = []
     rows = 0
-    with pa.OSFile(str(stream), "rb") as source, pa.ipc.open_stream(source) as batches:
+    with schema.stream_bytes(stream) as source, pa.ipc.open_stream(source) as batches:
         for batch in batches:
             pending.append(batch)
             rows += batch.num_rows
