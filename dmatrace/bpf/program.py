@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -109,6 +111,7 @@ class Program:
         self._names: dict[int, str] = {}
         self._missed_before = 0
         self._programs: dict[str, int] = {}
+        self._loading = threading.Lock()
         btf = kernel_btf()
         found = taps(without)
         present = [tap for tap, there in found if there]
@@ -144,7 +147,7 @@ class Program:
             for each in self._compiled.maps:
                 self.tables[each.name] = Map(each)
             self.events = RingBuffer(self.tables["events"].fd)
-            attached = [self._attach_first(Attachment(hook, n), ways) for hook, n, ways in wanted]
+            attached = self._attach_all(wanted)
             self._attach_taps(present)
             if detail.hz:
                 self._sample(detail.hz)
@@ -158,6 +161,17 @@ class Program:
             for item in attached
             if item.function and item.hook.program in ("any_hook", "read_hook")
         }
+
+    def _attach_all(self, wanted: list[tuple[Hook, int, list[Attachment]]]) -> list[Attachment]:
+        """Every hook, by the first way that works.
+
+        In threads, because the kernel checks programs on as many CPUs as ask it to, and that
+        is half of a warm start.  Nobody is followed yet: the order does not matter.
+        """
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(
+                pool.map(lambda each: self._attach_first(Attachment(*each[:2]), each[2]), wanted)
+            )
 
     def _attach_first(self, absent: Attachment, ways: list[Attachment]) -> Attachment:
         """The first way the kernel accepts; a listed function can still be refused.
@@ -246,10 +260,11 @@ class Program:
 
     def _kprobe(self, name: str) -> int:
         """One program serves all functions: kprobes have no target at load time."""
-        if name not in self._programs:
-            fd = self._load(f"dmt_{name}", name, libbpf.PROG_TYPE_KPROBE)
-            self._programs[name] = fd
-        return self._programs[name]
+        with self._loading:
+            if name not in self._programs:
+                fd = self._load(f"dmt_{name}", name, libbpf.PROG_TYPE_KPROBE)
+                self._programs[name] = fd
+            return self._programs[name]
 
     def _attach_taps(self, present: Collection[Tap]) -> None:
         for tap in present:

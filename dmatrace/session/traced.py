@@ -84,7 +84,7 @@ def traced(
         attached = sum(1 for hook in tracer.hooks if hook["attached"])
         kept = " (compiled before)" if tracer.program.warm else ""
         say(f"attached {attached} hooks in {time.monotonic() - started:.0f} s{kept}")
-        for name, why in list(tracer.program.refused.items())[:1]:
+        for name, why in sorted(tracer.program.refused.items())[:1]:
             count = len(tracer.program.refused)
             say(f"the kernel refused {count} of its functions' hooks; {name}: {why}")
         every = {
