@@ -186,13 +186,17 @@ def test_what_was_switched_on_is_off_again(lab: Lab, ran: Ran) -> None:
 def test_delays_of_a_strategy(lab: Lab, place: str) -> None:
     """Where kprobes are used this kernel says what they missed; nothing of it is ours here."""
     options = ("--strategy", "anon-dio", "--file", f"{place}/direct", "--hooks", "kprobe")
-    document = lab.record("delayed", *options)
-    lost = document["lost"]
-    assert set(lost) == {"ring", "threads", "missed"}
-    assert lost["missed"] is not None
-    assert document["lost_events"] == lost["ring"] + lost["threads"] == 0
-    ((thread,),) = (load["threads"] for load in document["loads"])
-    assert thread["delays"]["full"]
+    for number in range(3):
+        document = lab.record(f"delayed-{number}", *options)
+        lost = document["lost"]
+        assert set(lost) == {"ring", "threads", "missed"}
+        assert lost["missed"] is not None
+        assert document["lost_events"] == lost["ring"] + lost["threads"] == 0
+        ((thread,),) = (load["threads"] for load in document["loads"])
+        assert thread["delays"]["full"]
+        # Linux 6.12 now and then begins a wait in another's name (analysis/delays.py).
+        if "impossible" not in thread["delays"]:
+            break
     _about(thread["delays"]["blkio"]["ns"], _sums(thread)["blocked"])
 
 
