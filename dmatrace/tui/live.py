@@ -28,7 +28,9 @@ from dmatrace.tui.fold import COLUMNS, Fold
 from dmatrace.tui.model import Snapshot
 
 _PR_SET_PDEATHSIG = 1  # include/uapi/linux/prctl.h
-_STOP_S = 30.0  # a recorder ends its load, writes Parquet and restores what it changed
+#: A recorder ends its load, restores what it changed, and detaches a hundred probes: for each
+#: function the kernel waits until no task can be in it any more (ftrace_shutdown(): 0.1 s).
+_STOP_S = 30.0
 _WRITE_S = 600.0  # the same of many loads, whose recording is kept
 _SAY_S = 2.0  # who left the view does not wait longer without a word
 _SAID = 4096  # bytes of its stderr that are looked at
@@ -199,20 +201,21 @@ class Live:
                 (os.killpg if self._group else os.kill)(self._child.pid, number)
             # A second signal would cut off what a recorder of many loads still has to write.
             patient = self._kept is not None and number == signal.SIGINT
+            said = ""
+            if patient:
+                said = f"{self._kept} is being written; Ctrl-C leaves it as it is"
+            elif number == signal.SIGINT:
+                said = "the recorder is detaching its probes; Ctrl-C does not wait for it"
             with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
-                self._ended(_WRITE_S if patient else _STOP_S, say=patient)
+                self._ended(_WRITE_S if patient else _STOP_S, said)
 
-    def _ended(self, seconds: float, *, say: bool) -> None:
-        """Wait for the recorder; TimeoutExpired after ``seconds``."""
-        if say:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._child.wait(_SAY_S)
-                return
-            print(
-                f"dmatrace: {self._kept} is being written; Ctrl-C leaves it as it is",
-                file=sys.stderr,
-                flush=True,
-            )
+    def _ended(self, seconds: float, said: str) -> None:
+        """Wait for the recorder, and say so if that takes long; TimeoutExpired."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(min(_SAY_S, seconds))
+            return
+        if said:
+            print(f"dmatrace: {said}", file=sys.stderr, flush=True)
         self._child.wait(seconds)
 
 

@@ -157,6 +157,17 @@ def test_a_recorder_that_writes_for_long_is_waited_for(
     assert said == f"dmatrace: {kept} is being written; Ctrl-C leaves it as it is\n"
 
 
+def test_a_recorder_that_is_slow_to_end_is_said(
+    start: Callable[..., Live], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dmatrace.tui.live._SAY_S", 0.1)
+    live = start(2, "wait 0.5", script=_SLOW)
+    _until(live, lambda seen: len(seen.loads) == 2)
+    live.close()
+    said = capsys.readouterr().err
+    assert said == "dmatrace: the recorder is detaching its probes; Ctrl-C does not wait for it\n"
+
+
 def test_ctrl_c_does_not_wait_for_it(start: Callable[..., Live], tmp_path: Path) -> None:
     kept = tmp_path / "kept.dmt"
     live = start(2, "wait 600", keep=str(kept), script=_SLOW)
