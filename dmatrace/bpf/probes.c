@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Two pairs of an entry and an exit program serve every hook, one of them those of
+ * Pairs of an entry and an exit program serve every hook, one of them those of
  * functions that read files: they are loaded or attached once per function, and the
  * attach cookie says which hook it is
  * (Linux kernel commits 82e6b1eee6a8 "bpf: Allow to specify user-provided
@@ -22,6 +22,34 @@ static long (*func_ret)(void *ctx, u64 *value) = (void *)184;   /* bpf_get_func_
 #define COOKIE_EXIT(c) ((u32)((c) >> 32) & 0xff)
 
 #ifdef WITH_FENTRY
+/*
+ * Of hooks whose handler is "none": the kernel checks a program anew for each function it
+ * is to be attached to, and that is most of what attaching takes.
+ */
+KFUNC_PROBE(plain_hook)
+{
+	struct thread *t = current_thread();
+	u64 cookie;
+
+	if (!t)
+		return 0;
+	cookie = attach_cookie(ctx);
+	enter(t, COOKIE_HOOK(cookie), COOKIE_PHASE(cookie));
+	return 0;
+}
+
+KRETFUNC_PROBE(plain_hook)
+{
+	struct thread *t = current_thread();
+	u64 cookie;
+
+	if (!t)
+		return 0;
+	cookie = attach_cookie(ctx);
+	leave(t, COOKIE_HOOK(cookie), COOKIE_PHASE(cookie), COOKIE_INTERVAL(cookie));
+	return 0;
+}
+
 KFUNC_PROBE(any_hook)
 {
 	struct thread *t = current_thread();

@@ -44,6 +44,8 @@ from dmatrace.detail import EXACT, Detail
 from dmatrace.errors import CannotHere, DmatraceError
 from dmatrace.phases import PHASE_ID
 
+_HOOKS = ("any_hook", "read_hook")  # programs that push and pop a frame
+
 
 def check_machine(without: Collection[str]) -> None:
     """What can be said without compiling.  Raises CannotHere, or UsageError for ``without``."""
@@ -159,7 +161,7 @@ class Program:
         self.frames = {
             item.function: (item.number, cookie(item) >> 8 & 0xFF)
             for item in attached
-            if item.function and item.hook.program in ("any_hook", "read_hook")
+            if item.function and item.hook.program in _HOOKS
         }
 
     def _attach_all(self, wanted: list[tuple[Hook, int, list[Attachment]]]) -> list[Attachment]:
@@ -200,7 +202,9 @@ class Program:
             if item.hook.entry_only if on_return else item.hook.exit_only:
                 continue
             if item.backend == "fentry":
-                fd = self._tracing(item, program, on_return)
+                handler = item.hook.on_exit if on_return else item.hook.on_entry
+                plain = handler == "none" and program in _HOOKS
+                fd = self._tracing(item, "plain_hook" if plain else program, on_return)
                 kind = libbpf.TRACE_FEXIT if on_return else libbpf.TRACE_FENTRY
                 attachers.append(partial(libbpf.attach_tracing, fd, kind, carried))
             else:

@@ -12,6 +12,7 @@ COMMON_PACKAGES = (
     "linux-image-amd64",
     "linux-headers-amd64",
     "python3",
+    "passwd",
     "python3-bpfcc",
     "bpftrace",
     "bpftool",
