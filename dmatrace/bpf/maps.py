@@ -216,9 +216,6 @@ class RingBuffer:
         """The records that are there."""
         with interrupts.held():
             libbpf.library().ring_buffer__consume(self._ring)
-        return self._taken()
-
-    def _taken(self) -> list[bytes]:
         raised, self._raised = self._raised, None
         if raised is not None:
             raise raised

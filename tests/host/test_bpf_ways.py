@@ -3,138 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-import os
-from typing import Any
 
 import pytest
-from bpf_host import Machine
+from bpf_process import MIB, TGID, TID, TMPFS, Process
 
 from dmatrace.bpf import layout
 from dmatrace.bpf.constants import hook_number
-from dmatrace.bpf.hooks import HOOKS
-from dmatrace.bpf.offsets import ABIS
-from dmatrace.bpf.program import cookie
-from dmatrace.bpf.resolve import Attachment
-from dmatrace.phases import PHASE_ID
-from dmatrace.session import follow
 
-TID, TGID, WORKER = 10, 9, 70
-MIB = 1 << 20
-CALLS = ABIS["x86_64"].calls
+WORKER = 70
 EIOCBQUEUED, EAGAIN = 529, 11
-DMA_BUF, TMPFS, EXT4 = 0x444D4142, 0x01021994, 0xEF53
-FORMATS = {"file": 0x8000, "fifo": 0x1000, "device": 0x2000}
-_BY_NAME = {hook.name: hook for hook in HOOKS}
-_PHASED = [hook for hook in HOOKS if hook.phase in PHASE_ID]
 pytestmark = pytest.mark.skipif(
     __import__("platform").machine() != "x86_64", reason="kernel lacks: x86's call numbers"
 )
-
-
-class Process:
-    """One followed thread with a table of open files."""
-
-    def __init__(self, backend: str = "fentry") -> None:
-        self.machine = Machine()
-        self.backend = backend
-        self._kept: list[Any] = []
-        self.files: dict[int, int] = {}
-        self.clock = 1000
-        for tid in (TID, TID + 1):
-            self.machine.follow(
-                layout.Thread(
-                    type=layout.EV_SNAPSHOT, tid=tid, tgid=TGID, last=1000, call=layout.NO_CALL
-                )
-            )
-        self._descriptors = (ctypes.c_uint64 * 64)()
-        table = self.struct("fdtable", max_fds=64, fd=ctypes.addressof(self._descriptors))
-        task = self.struct("task_struct", files=self.struct("files_struct", fdt=table))
-        self.machine.task(task)
-        self.at(1000)
-
-    def struct(self, name: str, **members: int) -> int:
-        found = self.machine.struct(name, **members)
-        self._kept.append(found)
-        return ctypes.addressof(found)
-
-    def at(self, clock: int, tid: int = TID) -> None:
-        self.clock = clock
-        self.machine.at(clock, tid, TGID, b"loader")
-
-    def file(self, ino: int, kind: str, *, magic: int = EXT4, size: int = 0, **more: int) -> int:
-        """An open struct file; its mapping is its own."""
-        block = self.struct("super_block", s_dev=1 if magic == EXT4 else 2, s_magic=magic)
-        inode = self.machine.struct(
-            "inode", i_ino=ino, i_mode=FORMATS[kind], i_sb=block, i_size=size
-        )
-        self._kept.append(inode)
-        mapping = self.struct("address_space", host=ctypes.addressof(inode))
-        inode[self.machine.constants["OFF_inode_i_mapping"] // 8] = mapping
-        return self.struct("file", f_inode=ctypes.addressof(inode), f_mapping=mapping, **more)
-
-    def dmabuf(self, ino: int, size: int) -> int:
-        name = ctypes.create_string_buffer(b"udmabuf")
-        self._kept.append(name)
-        buffer = self.struct("dma_buf", size=size, exp_name=ctypes.addressof(name))
-        return self.file(ino, "file", magic=DMA_BUF, private_data=buffer)
-
-    def open(self, file: int) -> int:
-        """The descriptor of a file, as if it had been opened before."""
-        fd = len(self.files) + 3
-        self.files[fd] = self._descriptors[fd] = file
-        return fd
-
-    def call(self, name: str, *arguments: int) -> Any:
-        """Enter a system call; its registers."""
-        found = self.registers(*arguments)
-        self.machine.raw("sys_enter", ctypes.addressof(found), CALLS[name])
-        return found
-
-    def registers(self, *arguments: int) -> Any:
-        """Those of a system call with these arguments."""
-        return self.machine.registers(*arguments)
-
-    def end(self, registers: Any, returned: int = 0) -> None:
-        self.machine.raw("sys_exit", ctypes.addressof(registers), returned & ((1 << 64) - 1))
-
-    def hook(self, name: str, *arguments: int) -> None:
-        number = cookie(Attachment(_BY_NAME[name], hook_number(name)))
-        program = _BY_NAME[name].program
-        self.machine.hook(self.backend, number, *arguments, program=program)
-
-    def unhook(self, name: str, returned: int = 0) -> None:
-        number = cookie(Attachment(_BY_NAME[name], hook_number(name)))
-        program = _BY_NAME[name].program
-        self.machine.unhook(self.backend, number, returned, program=program)
-
-    def mmap(self, fd: int, address: int, length: int, flags: int = 1, prot: int = 3) -> None:
-        self.end(self.call("mmap", 0, length, prot, flags, fd, 0), address)
-
-    def user(self, address: int) -> int:
-        """An iterator over user memory."""
-        ubuf = self.machine.constants["ITER_UBUF"]
-        return self.struct("iov_iter", type=ubuf, ubuf=address, iov_offset=0, count=0)
-
-    def read(self, file: int, address: int, size: int, call: str = "pread64") -> None:
-        """One buffered read."""
-        iocb = self.struct("kiocb", ki_filp=file)
-        registers = self.call(call, 0, address, size, 0)
-        self.hook("filemap_read", iocb, self.user(address), 0)
-        self.at(self.clock + 100)
-        self.unhook("filemap_read", size)
-        self.end(registers, size)
-
-    def ways(self) -> list[dict[str, Any]]:
-        from dmatrace.session.ways import way_row
-
-        return [way_row(key, way) for key, way in self.machine.ways()]
-
-    def calls(self) -> list[dict[str, Any]]:
-        from dmatrace.session.ways import call_row
-
-        found = self.machine.raw_records()
-        kind = layout.EV_CALL
-        return [call_row(data, 1) for data in found if int.from_bytes(data[:4], "little") == kind]
 
 
 @pytest.mark.parametrize("backend", ["fentry", "kprobe"])
@@ -419,76 +299,3 @@ def test_a_child_has_its_parents_mappings_until_it_execs() -> None:
     process.machine.raw("sched_process_exec", child, 30)
     assert process.machine.regions(30) is None
     assert process.machine.regions(TGID) is not None
-
-
-def _late(process: Process, *frames: str) -> Any:
-    """The thread, as if it were first followed now, in read(2) and behind these functions."""
-    thread = layout.Thread(type=layout.EV_SNAPSHOT, tid=TID, tgid=TGID, last=process.clock)
-    thread.call = CALLS["read"]
-    known = {hook.name: (hook_number(hook.name), PHASE_ID[str(hook.phase)]) for hook in _PHASED}
-    follow.open_frames(thread, True, frames, known)
-    process.machine.follow(thread)
-    return process.machine.thread(TID)
-
-
-@pytest.mark.parametrize("frames", [(), ("filemap_read",)])
-def test_a_read_that_was_under_way(frames: tuple[str, ...]) -> None:
-    """All of it counts once, whether or not a hook saw its end; the next read is as any other."""
-    process = Process()
-    model = process.file(50, "file", size=8 * MIB)
-    fd = process.open(model)
-    thread = _late(process, *frames)
-    process.at(5000)
-    if frames:
-        process.unhook("filemap_read", 4 * MIB)
-    process.end(process.registers(fd, 0x10000, 4 * MIB), 4 * MIB)
-    process.read(model, 0x10000, 1000, call="read")
-    assert thread.counters[layout.COUNTERS.index("copy_read_bytes")] == 4 * MIB + 1000
-    late, next_one = sorted(process.ways(), key=lambda row: not row["late"])
-    assert (late["late"], late["bytes"], late["calls"], late["call"]) == (1, 4 * MIB, 1, "read")
-    assert (late["way"], late["target"], late["ino"]) == ("buffered", "anonymous", 50)
-    assert (late["first_ns"], late["last_ns"], late["largest"]) == (1000, 5000, 4 * MIB)
-    assert (late["begun"], late["depth"], late["deepest"]) == (1, 1, 1)
-    assert (next_one["late"], next_one["bytes"]) == (0, 1000)
-    io = process.machine.file_io(50, 1)
-    assert io is not None
-    assert (io.buffered, io.direct) == (4 * MIB + 1000, 0)
-
-
-def test_a_direct_read_that_was_under_way() -> None:
-    process = Process()
-    model = process.file(50, "file", size=8 * MIB, f_flags=os.O_DIRECT)
-    fd = process.open(model)
-    process.mmap(process.open(process.file(61, "file", magic=TMPFS)), 0x100000, MIB)
-    thread = _late(process)
-    process.end(process.registers(fd, 0x100000, MIB), MIB)
-    (late,) = process.ways()
-    assert (late["way"], late["o_direct"], late["late"]) == ("direct", True, 1)
-    assert (late["target"], late["to_ino"], late["bytes"]) == ("shmem", 61, MIB)
-    assert thread.counters[layout.COUNTERS.index("dio_bytes")] == MIB
-    io = process.machine.file_io(50, 1)
-    assert io is not None
-    assert (io.buffered, io.direct) == (0, MIB)
-
-
-@pytest.mark.parametrize(
-    ("kind", "magic", "returned", "counter"),
-    [
-        ("file", TMPFS, 4096, "copy_shmem_read_bytes"),
-        ("file", EXT4, 4096, "copy_read_bytes"),  # too small a file for a way of its own
-        ("file", EXT4, -5, ""),
-        ("fifo", EXT4, 4096, ""),
-        ("device", TMPFS, 4096, ""),
-    ],
-)
-def test_what_else_was_under_way(kind: str, magic: int, returned: int, counter: str) -> None:
-    process = Process()
-    fd = process.open(process.file(50, kind, magic=magic, size=4096))
-    thread = _late(process)
-    process.end(process.registers(fd, 0x10000, 4096), returned)
-    assert process.ways() == []
-    counted = {
-        name: thread.counters[layout.COUNTERS.index(name)]
-        for name in ("copy_read_bytes", "copy_shmem_read_bytes", "dio_bytes")
-    }
-    assert {name for name, value in counted.items() if value} == ({counter} if counter else set())
