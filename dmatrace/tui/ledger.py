@@ -14,6 +14,8 @@ Step = tuple[int, int]  # (ns, the value from then on)
 
 _STEPS = 512  # of a time line; more are thinned to half
 _RELEASED = 500  # buffers that are gone, and still listed
+_EMPTY = 2000  # files of which nothing is cached, and which are still listed
+_LINE = {"file": "cached", "shmem": "files in memory"}  # of the time line, by kind
 _WINDOW = 10 * 10**9  # ns, over which pressure is given, as avg10 of /proc/pressure is
 
 
@@ -22,7 +24,9 @@ class Ledger:
 
     def __init__(self) -> None:
         self.paths: dict[Key, str] = {}
-        self._pages: dict[Key, Row] = {}  # a file's last row
+        self._pages: dict[Key, Row] = {}  # a file's last row, the latest last
+        self._held = {"file": 0, "shmem": 0}  # bytes of all these
+        self._empty = 0  # how many of them hold nothing
         self._buffers: dict[int, Buffer] = {}  # inode: held
         self._gone: list[Buffer] = []
         self._heaps: dict[str, list[int]] = {}  # exporter: buffers, bytes, peak
@@ -37,13 +41,23 @@ class Ledger:
 
     def page_cache(self, row: Row) -> None:
         """A file's cumulative row; of a file in memory too, which is no page cache."""
-        self._pages[row["dev"], row["ino"]] = row
-        name = "files in memory" if row.get("kind") == "shmem" else "cached"
-        self._line(name, row["t_ns"], self._held(row.get("kind") or "file"))
+        key, kind = (row["dev"], row["ino"]), _kind(row)
+        self._forget(key)
+        if kind == "file" or row["current"] > 0:
+            self._pages[key] = row
+            self._held[kind] += max(0, row["current"])
+            self._empty += row["current"] <= 0
+        if self._empty > _EMPTY:
+            gone = [key for key, row in self._pages.items() if row["current"] <= 0]
+            for each in gone[: _EMPTY // 2]:
+                self._forget(each)
+        self._line(_LINE[kind], row["t_ns"], self._held[kind])
 
-    def _held(self, kind: str) -> int:
-        rows = (row for row in self._pages.values() if (row.get("kind") or "file") == kind)
-        return sum(max(0, row["current"]) for row in rows)
+    def _forget(self, key: Key) -> None:
+        row = self._pages.pop(key, None)
+        if row is not None:
+            self._held[_kind(row)] -= max(0, row["current"])
+            self._empty -= row["current"] <= 0
 
     def buffer(self, row: Row, comm: str) -> None:
         """An export or a release."""
@@ -132,9 +146,9 @@ class Ledger:
             self._shmem_base.pop(key, None)
         if mine and t_ns:
             self._line("shmem", t_ns, sum(self._shmem.values()))
-        files = [key for key, row in self._pages.items() if row.get("kind") == "shmem"]
+        files = [key for key, row in self._pages.items() if _kind(row) == "shmem"]
         for key in files:
-            del self._pages[key]  # what is still there is in the next sample again
+            self._forget(key)  # what is still there is in the next sample again
         if files and t_ns:
             self._line("files in memory", t_ns, 0)
 
@@ -177,14 +191,14 @@ class Ledger:
                 row["removed"],
             )
             for key, row in self._pages.items()
-            if (row.get("kind") or "file") == "file"
+            if _kind(row) == "file"
         ]
         return tuple(sorted(found, key=lambda file: (-file.cached, file.name)))
 
     def held(self, files: Iterable[Key]) -> tuple[int, int]:
         """(now, at most) of these files, in bytes of page cache."""
         rows = [row for row in map(self._pages.get, files) if row]
-        rows = [row for row in rows if (row.get("kind") or "file") == "file"]
+        rows = [row for row in rows if _kind(row) == "file"]
         return sum(max(0, row["current"]) for row in rows), sum(row["peak"] for row in rows)
 
     def heaps(self) -> tuple[Heap, ...]:
@@ -227,6 +241,10 @@ class Ledger:
             return 0.0
         before = _at(steps, self._sampled - span, steps[0][1]) or 0
         return min(100.0, 100 * (steps[-1][1] - before) / span)
+
+
+def _kind(row: Row) -> str:
+    return "shmem" if row.get("kind") == "shmem" else "file"
 
 
 def _at(steps: list[Step], t: int, before: int | None) -> int | None:

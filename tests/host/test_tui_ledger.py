@@ -14,7 +14,7 @@ from views import NARROW, WIDE, replay, settled, shown, top
 
 from dmatrace.analysis.document import document
 from dmatrace.recording import Recording, Writer
-from dmatrace.tui import draw, order, pages
+from dmatrace.tui import draw, ledger, order, pages
 from dmatrace.tui.fold import Fold
 from dmatrace.tui.head import head
 from dmatrace.tui.model import Snapshot
@@ -318,3 +318,35 @@ async def test_memory_shows_pressure_and_pinned() -> None:
         text = str(app.query_one("#memory .picture", Static).content)
         for word in ("pinned", "PSI memory", "PSI io", "pressure on the machine (PSI)"):
             assert word in text
+
+
+def test_files_in_memory_that_come_and_go() -> None:
+    """Thousands of memfds: the line has their sum at each step, and none is kept."""
+    feeding = ledger.Ledger()
+    for n in range(3000):
+        feeding.page_cache(_pages(2 * n, 10 + n, 5 * MIB, "shmem"))
+        feeding.page_cache(_pages(2 * n, 5, n + 1, "shmem"))
+        feeding.page_cache(_pages(2 * n + 1, 10 + n, 0, "shmem"))
+    *_, last = feeding.series(frozenset())
+    assert (last.t, last.shmem) == (5999, 3000)
+    assert max(point.shmem or 0 for point in feeding.series(frozenset())) == 5 * MIB + 3000
+    assert len(feeding._pages) == 1
+    feeding.ended(1, 6000)
+    *_, last = feeding.series(frozenset())
+    assert (last.t, last.shmem) == (6000, 0)
+
+
+def test_files_of_which_nothing_is_cached_are_listed_up_to_a_number() -> None:
+    feeding = ledger.Ledger()
+    feeding.page_cache(_pages(1, 1, 7 * MIB))
+    feeding.page_cache(_pages(2, 1, 6 * MIB))
+    for n in range(5000):
+        feeding.page_cache(_pages(3 + 2 * n, 100 + n, MIB))
+        feeding.page_cache(_pages(4 + 2 * n, 100 + n, 0))
+    files = feeding.files()
+    assert (files[0].name, files[0].cached) == ("inode 1", 6 * MIB)
+    assert ledger._EMPTY // 2 < len(files) <= ledger._EMPTY + 1
+    assert {file.name for file in files} >= {f"inode {100 + n}" for n in range(4100, 5000)}
+    *_, last = feeding.series(frozenset())
+    assert last.cached == 6 * MIB
+    assert feeding.held([(7, 1), (7, 5099)]) == (6 * MIB, 6 * MIB)
