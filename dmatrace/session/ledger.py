@@ -17,14 +17,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from dmatrace.bpf import layout
+from dmatrace.session.pagecounts import Key, PageCounts, gone
 from dmatrace_loaders import kernel
 
 INTERVAL_S = 0.1
 _NAMES_S = 1.0  # paths of files are looked for this often while one is not known
 _TRIES = 8  # for two looks at a file between which nothing changed
+_QUIET = 3  # such pairs of looks, of which the least says what was cached
+_PAUSE_S = 0.002  # between them: longer than a folio takes from the cache to its count
 
 Row = dict[str, Any]
-Key = tuple[int, int]  # (dev, ino), dev as tracepoints print it
 
 # Counters of /proc/vmstat that say what reclaim did; those a kernel lacks are left out.
 VMSTAT = (
@@ -41,9 +43,8 @@ class Source(Protocol):
     """What the ledger asks of a tracer."""
 
     load_id: int
+    pages: PageCounts
 
-    def all_file_pages(self) -> dict[Key, layout.FilePages] | None: ...
-    def file_pages(self, dev: int, ino: int) -> layout.FilePages | None: ...
     def elsewhere(self) -> dict[str, int]: ...
     def pinned(self) -> dict[str, int]: ...
 
@@ -80,6 +81,8 @@ class Ledger:
         self._last: dict[tuple[str, str], int] = {}
         self._pages: dict[Key, bytes] = {}
         self._base: dict[Key, int] = {}
+        self._going: dict[Key, bytes] = {}  # gone, as the last sample found it
+        self._retired: set[Key] = set()
         self._looked_for: set[Key] = set()
         self._paths: dict[Key, str] = {}
         writer.update_meta(
@@ -99,7 +102,7 @@ class Ledger:
                 )
         if not _vmstat(self._root):
             found["vmstat"] = "/proc/vmstat has none of the counters of reclaim"
-        if self._tracer.all_file_pages() is None:
+        if not self._tracer.pages.traced:
             found["page cache"] = "the page-cache ledger is not attached"
         return found
 
@@ -109,6 +112,10 @@ class Ledger:
         ``cached``: what the page cache had of files at this moment, where the
         caller knows it and the file's count starts at zero now.
         """
+        self._tracer.pages.forget_retired()
+        for key in self._retired:
+            self._base.pop(key, None)
+        self._retired.clear()
         self._base.update(cached or {})
         self._looked_for.clear()
         self._last.clear()
@@ -137,7 +144,7 @@ class Ledger:
     def _sample(self, mark: int) -> None:
         self._sampled = time.monotonic()
         load_id = self._tracer.load_id
-        pages = self._tracer.all_file_pages() or {}
+        pages = self._tracer.pages.live()
         now = time.monotonic_ns()
         values = {("sample", "mark"): mark}
         values |= {("pinned", name): value for name, value in self._tracer.pinned().items()}
@@ -160,6 +167,19 @@ class Ledger:
         self._last = values
         self._find(pages, head, last=bool(mark))
         self._append("page_cache", list(self._changed(pages, head)))
+        self._retire(pages)
+
+    def _retire(self, pages: Mapping[Key, layout.FilePages]) -> None:
+        """Forget files that are gone, once nothing has changed of them since the last sample."""
+        going = {
+            key: bytes(found) for key, found in pages.items() if gone(found, self._base.get(key, 0))
+        }
+        for key in (key for key, raw in going.items() if self._going.get(key) == raw):
+            if self._tracer.pages.retire(*key):
+                self._retired.add(key)
+                self._paths.pop(key, None)  # of a file that gets its number
+                self._pages.pop(key, None)
+        self._going = going
 
     def _changed(self, pages: Mapping[Key, layout.FilePages], head: Row) -> Iterator[Row]:
         for key, found in pages.items():
@@ -195,20 +215,29 @@ class Ledger:
         """What was cached of a file before its count began: by cachestat(2), less its count.
 
         A file that is being read changes between the two: they are taken again until it did
-        not, or what it changed by is the uncertainty.
+        not, or what it changed by is the uncertainty.  What is on its way in is cached before
+        it is counted (__filemap_add_folio; shmem's when shmem_alloc_and_add_folio returns), and
+        what is on its way out is counted before it is gone (__filemap_remove_folio): a quiet
+        look may say too much and never too little, so the least of several is kept.
         """
+        quiet: list[int] = []
         with contextlib.suppress(OSError):
             fd = os.open(opened, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 for _ in range(_TRIES):
-                    before = self._tracer.file_pages(*key)
+                    before = self._tracer.pages.file(*key)
                     found = kernel.cachestat(fd)
-                    counted = self._tracer.file_pages(*key)
+                    counted = self._tracer.pages.file(*key)
                     if found is None or before is None or counted is None:
                         return
-                    self._base[key] = max(0, found["cached"] - counted.added + counted.removed)
+                    base = max(0, found["cached"] - counted.added + counted.removed)
                     if (before.added, before.removed) == (counted.added, counted.removed):
+                        quiet.append(base)
+                    self._base[key] = min(quiet, default=base)
+                    if len(quiet) == _QUIET or 0 in quiet:
                         return
+                    if quiet:
+                        time.sleep(_PAUSE_S)
             finally:
                 os.close(fd)
 

@@ -403,7 +403,7 @@ class Observer:
 
     def _files(self) -> None:
         """The page cache of the files that the processes brought in, and what they read."""
-        self._pages = self._tracer.all_file_pages() or {}
+        self._pages = self._tracer.pages.every()
         if len(self.processes) == 1:
             # The kernel's side counts by file alone: of several processes nobody can say who.
             reads = self._tracer.file_reads()

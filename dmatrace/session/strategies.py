@@ -186,7 +186,7 @@ class Recorder:
         self._ready, self._outside = time.monotonic_ns(), (0, 0)
         if self._tracer:
             self._tracer.load_id = self._load_id
-            self._tracer.reset_file(self.dev, self.ino)
+            self._tracer.pages.reset(self.dev, self.ino)
             self._tracer.pinned_peak(reset=True)
             self._tracer.forget_reads()
         if self._ways:
@@ -276,7 +276,7 @@ class Recorder:
         self._write("file_reads", rows)
         if self._ways:
             self._ways.sample(named, last=True)
-        pages = self._tracer.file_pages(self.dev, self.ino)
+        pages = self._tracer.pages.file(self.dev, self.ino)
         if pages is None:
             return
         base = self._cached_before

@@ -23,6 +23,7 @@ from dmatrace.detail import EXACT, Detail
 from dmatrace.session import hugetlb, rows
 from dmatrace.session.changes import BpfStats
 from dmatrace.session.follow import first_sight
+from dmatrace.session.pagecounts import PageCounts
 from dmatrace.session.rows import Row
 from dmatrace.session.schedstat import SchedStat, schedstat
 
@@ -65,6 +66,8 @@ class Tracer:
         try:
             self.program.check_layout()
             self._tables = self.program.tables
+            #: Of each file's page cache.
+            self.pages = PageCounts(self.program.table("files"))
             huge = self._tables.get("huge_devs")
             if huge is not None:
                 for dev in hugetlb.devices():
@@ -228,24 +231,6 @@ class Tracer:
             keys = list(table.keys()) if last else []
         return found
 
-    def reset_file(self, dev: int, ino: int) -> None:
-        """Start the ledger of one file at zero, so that every change from now on counts."""
-        table = self.program.table("files")
-        if table is not None:
-            key = table.Key.from_buffer_copy(layout.FileKey(ino=ino, dev=dev))
-            table[key] = table.Leaf()
-
-    def file_pages(self, dev: int, ino: int) -> layout.FilePages | None:
-        """The ledger of one file, or None if it was never seen or is not traced."""
-        table = self.program.table("files")
-        if table is None:
-            return None
-        try:
-            leaf = table[table.Key.from_buffer_copy(layout.FileKey(ino=ino, dev=dev))]
-        except KeyError:
-            return None
-        return layout.FilePages.from_buffer_copy(leaf)
-
     def forget_reads(self) -> None:
         """Start what ``file_reads`` says at nothing."""
         self._tables["file_ios"].clear()
@@ -261,17 +246,6 @@ class Tracer:
             io = layout.FileIo.from_buffer_copy(leaf)
             row: Row = {"dev": file.dev, "ino": file.ino}
             found.append(row | {name: getattr(io, name) for name in layout.FILE_IO})
-        return found
-
-    def all_file_pages(self) -> dict[tuple[int, int], layout.FilePages] | None:
-        """The ledger: {(dev, ino): its file's}, or None where the page cache is not traced."""
-        table = self.program.table("files")
-        if table is None:
-            return None
-        found = {}
-        for key, leaf in table.items():
-            file = layout.FileKey.from_buffer_copy(key)
-            found[file.dev, file.ino] = layout.FilePages.from_buffer_copy(leaf)
         return found
 
     def elsewhere(self) -> dict[str, int]:

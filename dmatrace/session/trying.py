@@ -165,7 +165,7 @@ class Trying:
         """
         session = self._session
         try:
-            pages = session.tracer.all_file_pages() or {}
+            pages = session.tracer.pages.every()
             added = {key: found.added for key, found in pages.items()}
             target = loaded(session.tracer.file_reads(), added, named)
             source.check_file(target.path)

@@ -166,7 +166,7 @@ class Session:
             "load_id": self._number, "strategy": name, "round": 1, "file": path, "dev": dev,
             "ino": ino, "bytes": os.stat(path).st_size,
         }  # fmt: skip
-        self.tracer.reset_file(dev, ino)
+        self.tracer.pages.reset(dev, ino)
         self.tracer.poll_threads()
         self.ledger.begin({(dev, ino): said["cached_before"]})
         row["start_ns"] = time.monotonic_ns()

@@ -13,6 +13,8 @@ from dmatrace.cli import arguments
 from dmatrace.recording import schema
 from dmatrace.session import ledger
 from dmatrace.session.ledger import Ledger
+from dmatrace.session.pagecounts import PageCounts
+from tests.host.page_table import PageTable
 
 KEY = (0xFE00001, 12)
 PSI = "some avg10=0.00 avg60=0.00 avg300=0.00 total={some}\nfull avg10=0.00 total=7\n"
@@ -24,14 +26,10 @@ class Tracer:
     load_id = 3
 
     def __init__(self) -> None:
-        self.pages: dict[tuple[int, int], layout.FilePages] | None = {}
+        self.table = PageTable()
+        self.counts = self.table.counts
+        self.pages = PageCounts(self.table)
         self.held = {"now": 0, "page_us": 0, "held_ns": 0}
-
-    def all_file_pages(self) -> dict[tuple[int, int], layout.FilePages] | None:
-        return self.pages
-
-    def file_pages(self, dev: int, ino: int) -> layout.FilePages | None:
-        return (self.pages or {}).get((dev, ino))
 
     def elsewhere(self) -> dict[str, int]:
         return {"kswapd": 0}
@@ -81,8 +79,7 @@ def _values(rows: list[dict[str, Any]]) -> dict[tuple[str, str], int]:
 
 def test_everything_at_begin_and_end_and_changes_between(root: Path) -> None:
     found, tracer, writer = _made(root)
-    assert tracer.pages is not None
-    tracer.pages[KEY] = layout.FilePages(added=4096, by=(0,) * 8)
+    tracer.counts[KEY] = layout.FilePages(added=4096, by=(0,) * 8)
     found.begin({KEY: 8192})
     begun = _values(writer.take("ledger"))
     assert begun["sample", "mark"] == 1
@@ -96,7 +93,7 @@ def test_everything_at_begin_and_end_and_changes_between(root: Path) -> None:
     assert list(_values(writer.take("ledger"))) == [("sample", "mark")]
     assert writer.take("page_cache") == []
     tracer.held["now"] = 4096
-    tracer.pages[KEY] = layout.FilePages(added=4096, removed=4096, by=(0, 4096, 0, 0, 0, 0, 0, 0))
+    tracer.counts[KEY] = layout.FilePages(added=4096, removed=4096, by=(0, 4096, 0, 0, 0, 0, 0, 0))
     (root / "proc/pressure/memory").write_text(PSI.format(some=6))
     found.sample()
     assert _values(writer.take("ledger")) == {
@@ -135,7 +132,7 @@ def test_the_interval(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_was_cached_before_is_not_known_of_a_file_nobody_has_open(root: Path) -> None:
     found, tracer, writer = _made(root)
-    tracer.pages = {KEY: layout.FilePages(added=4096)}
+    tracer.counts[KEY] = layout.FilePages(added=4096)
     found.begin()
     (row,) = writer.take("page_cache")
     assert row["based"] is False
@@ -144,7 +141,7 @@ def test_what_was_cached_before_is_not_known_of_a_file_nobody_has_open(root: Pat
 
 def test_a_shmem_file_had_nothing_before(root: Path) -> None:
     found, tracer, writer = _made(root)
-    tracer.pages = {KEY: layout.FilePages(added=4096, shmem=1)}
+    tracer.counts[KEY] = layout.FilePages(added=4096, shmem=1)
     found.begin()
     (row,) = writer.take("page_cache")
     assert (row["kind"], row["based"]) == ("shmem", True)
@@ -157,7 +154,7 @@ def test_paths_of_open_and_mapped_files(tmp_path: Path) -> None:
     status = os.stat(path)
     key = (layout.kernel_dev(os.major(status.st_dev), os.minor(status.st_dev)), status.st_ino)
     tracer, writer = Tracer(), Writer()
-    tracer.pages = {key: layout.FilePages(added=4096)}
+    tracer.counts[key] = layout.FilePages(added=4096)
     found = Ledger(tracer, writer, 0.0, lambda: [os.getpid()])
     with path.open("rb"):
         found.begin()
@@ -169,7 +166,7 @@ def test_what_a_kernel_lacks_is_said_with_the_reason(root: Path) -> None:
     (root / "proc/pressure/memory").unlink()
     (root / "proc/vmstat").write_text("nr_free_pages 1\n")
     tracer, writer = Tracer(), Writer()
-    tracer.pages = None
+    tracer.pages = PageCounts(None)
     found = Ledger(tracer, writer, 0.1, root=root)
     said = writer.meta["ledger"]["unavailable"]
     assert set(said) == {"psi memory", "vmstat", "page cache"}
@@ -214,7 +211,7 @@ def test_a_file_that_is_being_read_while_it_is_measured(
         return {"cached": 7 * page + added()}
 
     found, tracer, _ = _made(root)
-    monkeypatch.setattr(tracer, "file_pages", count)
+    monkeypatch.setattr(tracer.pages, "file", count)
     monkeypatch.setattr(ledger.kernel, "cachestat", cachestat)
     path = root / "model"
     path.write_bytes(b"")
@@ -222,10 +219,105 @@ def test_a_file_that_is_being_read_while_it_is_measured(
     key = layout.kernel_dev(os.major(status.st_dev), os.minor(status.st_dev)), status.st_ino
     monkeypatch.setattr(ledger, "_files_of", lambda *_: [(key, str(path), str(path))])
     monkeypatch.setattr(found, "_pids", lambda: (1,))
-    tracer.pages = {key: layout.FilePages(added=page)}
+    tracer.counts[key] = layout.FilePages(added=page)
     found.begin()
     measured = found.current(key)
     assert measured is not None
     # Nothing changed between two looks, in the end; else by no more than one look's page.
     assert (7 * page - measured) // page == (0 if still else 1)
     assert looks[0] <= 3 * 8 + 1
+
+
+def _gone(pages: int, **more: int) -> layout.FilePages:
+    """Of a memfd that was filled, unlinked and closed."""
+    size = 4096 * pages
+    by = (0, 0, 0, size, 0, 0, 0, 0)
+    return layout.FilePages(added=size, removed=size, peak=size, shmem=1, by=by, **more)
+
+
+def test_files_of_earlier_loads_are_not_written_again(root: Path) -> None:
+    """A memfd per load: a load has the rows of its own, and the kernel's map keeps none."""
+    found, tracer, writer = _made(root)
+    written = []
+    for number in range(50):
+        found.begin({KEY: 0})
+        key = (1, 100 + number)
+        tracer.counts[key] = layout.FilePages(added=4096, peak=4096, shmem=1)
+        found.sample()
+        tracer.counts[key] = _gone(1)
+        found.sample()
+        found.end()
+        rows = [row for row in writer.take("page_cache") if (row["dev"], row["ino"]) != KEY]
+        written.append(len(rows))
+        assert {(row["ino"], row["current"]) for row in rows} == {(key[1], 4096), (key[1], 0)}
+        assert tracer.counts == {}
+    assert set(written) == {3}  # as it is filled, as it is gone, and in the full last sample
+
+
+def test_a_file_s_number_that_comes_back(root: Path) -> None:
+    """In the same window its counts go on; in another they start at zero, as a file that is new."""
+    found, tracer, writer = _made(root)
+    found.begin()
+    tracer.counts[KEY] = _gone(3)
+    found.sample()
+    found.sample()
+    assert tracer.counts == {}
+    assert tracer.pages.every().keys() == {KEY}
+    writer.take("page_cache")
+    tracer.counts[KEY] = layout.FilePages(added=8192, peak=8192, shmem=1)
+    found.sample()
+    (row,) = writer.take("page_cache")
+    assert (row["added"], row["removed"], row["current"]) == (5 * 4096, 3 * 4096, 2 * 4096)
+    tracer.counts[KEY] = _gone(2)
+    found.sample()
+    found.end()
+    found.begin()
+    assert tracer.pages.every() == {}
+    tracer.counts[KEY] = layout.FilePages(added=4096, peak=4096, shmem=1)
+    writer.take("page_cache")
+    found.sample()
+    (row,) = writer.take("page_cache")
+    assert (row["added"], row["removed"], row["current"]) == (4096, 0, 4096)
+
+
+def test_what_still_goes_is_waited_for(root: Path) -> None:
+    """A file is forgotten once two samples found the same, and nothing of it is cached."""
+    found, tracer, writer = _made(root)
+    found.begin({KEY: 8 * 4096})
+    tracer.counts[KEY] = _gone(3)  # of 8 pages that were cached before, none has gone yet
+    for _ in range(3):
+        found.sample()
+    assert set(tracer.counts) == {KEY}
+    tracer.counts[KEY] = layout.FilePages(
+        added=4096, removed=9 * 4096, peak=4096, by=(0, 0, 0, 9 * 4096, 0, 0, 0, 0)
+    )
+    found.sample()
+    assert set(tracer.counts) == {KEY}
+    found.sample()
+    assert set(tracer.counts) == set()
+    assert writer.take("page_cache")[-1]["current"] == 0
+
+
+@pytest.mark.parametrize("before", [0, 7])
+def test_a_folio_in_the_cache_that_is_not_counted_yet(
+    root: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """Nothing moves between two looks, and the first of them see one page on its way in."""
+    page, looks = 4096, [0]
+
+    def cachestat(_fd: int) -> dict[str, int]:
+        looks[0] += 1
+        return {"cached": (before + 5 + (looks[0] <= 2)) * page}
+
+    found, tracer, writer = _made(root)
+    monkeypatch.setattr(ledger.kernel, "cachestat", cachestat)
+    path = root / "memfd"
+    path.write_bytes(b"")
+    key = (1, 12)
+    monkeypatch.setattr(ledger, "_files_of", lambda *_: [(key, str(path), str(path))])
+    monkeypatch.setattr(found, "_pids", lambda: (1,))
+    tracer.counts[key] = layout.FilePages(added=5 * page, peak=5 * page, shmem=1)
+    found.begin()
+    assert found.current(key) == before * page
+    (row,) = writer.take("page_cache")
+    assert row["current"] == row["peak"] == (before + 5) * page

@@ -16,9 +16,11 @@ from dmatrace.report import text
 from dmatrace.session import observe, processes
 from dmatrace.session.observe import Observer
 from dmatrace.session.observed import READ
+from dmatrace.session.pagecounts import PageCounts
 from dmatrace.session.procevents import Event
 from dmatrace.session.progress import Progress
 from dmatrace.session.schedstat import SchedStat
+from tests.host.page_table import PageTable
 
 MIB = 1 << 20
 
@@ -32,6 +34,9 @@ class _Tracer:
         self.now = 0
         self.read = 0  # how often there was something to take
         self.late = False  # whether there is more than a short look can read
+        table = PageTable()
+        table.counts[1, 2] = layout.FilePages(added=5, removed=1, peak=5)
+        self.pages = PageCounts(table)
 
     def say(
         self,
@@ -81,9 +86,6 @@ class _Tracer:
 
     def pinned_peak(self) -> int:
         return 7
-
-    def all_file_pages(self) -> dict[tuple[int, int], layout.FilePages]:
-        return {(1, 2): layout.FilePages(added=5, removed=1, peak=5)}
 
     def open_runs(self) -> None:
         pass
