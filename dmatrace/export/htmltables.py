@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dmatrace.analysis import trust
 from dmatrace.analysis.hidden import OF_MEMORY
 from dmatrace.analysis.recorded_columns import REMOVED_BY
 from dmatrace.analysis.summary import KINDS, TIMES, Summary, told
@@ -13,7 +14,7 @@ from dmatrace.export import charts, markup, series
 from dmatrace.export.markup import Cell, paragraph, table
 from dmatrace.export.published import Beside
 from dmatrace.phases import MEANING
-from dmatrace.sizes import format_ns, format_size
+from dmatrace.sizes import format_ns
 
 MOST = 500  # rows of the list of all loads
 ABREAST = 6  # strategies that stand side by side on a printed page
@@ -272,14 +273,7 @@ def hidden(document: Mapping[str, Any]) -> Iterator[str]:
     ) or paragraph("Every hook was attached." if document["hooks"] else "No hooks are named.")
     skipped = [[str(s["strategy"]), str(s["why"]), str(s["do"])] for s in document["skipped"]]
     yield table("Strategies that could not run", ["strategy", "why", "what to do"], skipped)
-    own = document["self"]
-    exits = sum(load["stack"]["lost_exits"] for load in document["loads"])
-    deep = sum(load["stack"]["overflows"] for load in document["loads"])
-    yield paragraph(
-        f"Lost events: {document['lost_events']}; function exits not seen: {exits}; calls nested"
-        f" too deep: {deep}. Cost of recording: BPF {format_ns(own['bpf_ns'])}, recorder"
-        f" {format_ns(own['recorder_cpu_ns'])} CPU, {format_size(own['recorder_rss'])} RSS."
-    )
+    yield paragraph(" ".join([trust.lost(document), *trust.cost(document)]))
     pairs: list[list[Cell | str]] = [
         [
             str(pair["strategy"]),
@@ -289,7 +283,7 @@ def hidden(document: Mapping[str, Any]) -> Iterator[str]:
                 for name in ("median", "min", "max")
             ),
         ]
-        for pair in own["ab"]
+        for pair in document["self"]["ab"]
     ]
     heads = ["strategy", "pairs", "median", "min", "max"]
     yield table("Wall time with the tracer over that without", heads, pairs, key="ab")

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from dmatrace.analysis import trust as said
 from dmatrace.analysis.hidden import OF_MEMORY
 from dmatrace.analysis.summary import Summary
 from dmatrace.report.layout import WIDTH, Style
-from dmatrace.sizes import format_ns, format_size, short_size
+from dmatrace.sizes import format_ns, short_size
 
 _NAME = 22
 _MOST = 5  # functions a load
-_COSTLIEST = 3  # BPF programs
 
 _BILL = {
     "cache+": "page_cache_added",
@@ -276,40 +276,11 @@ def hidden(document: Mapping[str, Any], style: Style) -> Iterator[str]:
 
 def trust(document: Mapping[str, Any], style: Style) -> Iterator[str]:
     """Lost events, what the phase stack could not follow, and the recorder's own cost."""
-    lost = document["lost_events"]
-    parts = document.get("lost") or {}
-    exits = sum(load["stack"]["lost_exits"] for load in document["loads"])
-    overflows = sum(load["stack"]["overflows"] for load in document["loads"])
-    missed = parts.get("missed")
-    by = ", ".join(f"{name} {number}" for name, number in parts.items() if number)
-    text = f"Lost events: {lost}"
-    text += f" ({by + ': ' if by else ''}figures from events are too low)" if lost else ""
-    if "missed" in parts and parts["missed"] is None:
-        text += " (this kernel does not count what kprobes miss)"
-    if missed:
-        text += f"; calls that probes missed, of any task of the machine: {missed}"
-        by_whom = sorted(document["self"].get("programs", []), key=lambda each: -each["missed"])
-        most = [f"{each['name']} {each['missed']}" for each in by_whom if each["missed"]]
-        text += f" ({', '.join(most[:_COSTLIEST])})" if most else ""
-    text += f"; function exits not seen: {exits}; calls nested too deep: {overflows}."
-    for line in style.wrap(text, "  ", ""):
-        yield style.paint(line, "bad") if lost else line
-    own = document["self"]
-    runs = f" in {own['bpf_runs']} runs" if own.get("bpf_runs") else ""
-    yield from style.wrap(
-        f"Cost of recording: BPF {format_ns(own['bpf_ns'])}{runs}, recorder"
-        f" {format_ns(own['recorder_cpu_ns'])} CPU, {format_size(own['recorder_rss'])} RSS.",
-        "  ",
-        "",
-    )
-    costliest = [each for each in own.get("programs", []) if each["run_time_ns"]][:_COSTLIEST]
-    if costliest:
-        said = ", ".join(
-            f"{each['name']} {format_ns(each['run_time_ns'])} in {each['run_cnt']}"
-            for each in costliest
-        )
-        yield from style.wrap(f"Most of BPF: {said} runs.", "  ", "")
-    for pair in own["ab"]:
+    for line in style.wrap(said.lost(document), "  ", ""):
+        yield style.paint(line, "bad") if document["lost_events"] else line
+    for sentence in said.cost(document):
+        yield from style.wrap(sentence, "  ", "")
+    for pair in document["self"]["ab"]:
         ratio = pair["ratio"]
         yield from _item(
             style,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import synthetic
 from dmatrace.analysis import law
 from dmatrace.analysis.document import document
 from dmatrace.errors import DmatraceError
+from dmatrace.export import htmltables
 from dmatrace.recording import Recording, Writer
 from dmatrace.report import json as as_json
 from dmatrace.report import text
@@ -115,8 +117,12 @@ def test_programs_that_missed_calls_are_named_the_worst_first(tmp_path: Path) ->
     }
     with Writer.create(tmp_path / "a.dmt", meta) as writer:
         synthetic.write_load(writer, 1, "dmabuf-bio")
-    said = " ".join(text.render(document(Recording.open(tmp_path / "a.dmt"))).split())
+    found = document(Recording.open(tmp_path / "a.dmt"))
+    said = " ".join(text.render(found).split())
     assert "any task of the machine: 10 (program 7 7, program 3 3);" in said
+    page = html.unescape("".join(htmltables.hidden(found)))
+    assert "any task of the machine: 10 (program 7 7, program 3 3);" in page
+    assert "Most of BPF: program 0 3.00 ms in 700," in page
 
 
 @pytest.mark.parametrize("missed", ["x", None, [1], 1.5])
