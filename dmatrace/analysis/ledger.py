@@ -139,13 +139,7 @@ def _without_hooks(result: Row, meta: Mapping[str, Any]) -> None:
 
 
 def _files(tables: Tables, samples: Samples, loaded: Key) -> list[Row]:
-    names = dict(
-        zip(
-            zip(tables.files["dev"].tolist(), tables.files["ino"].tolist(), strict=True),
-            tables.files["path"].tolist(),
-            strict=True,
-        )
-    )
+    names = _names(tables.files, samples.times[-1])
     runs: dict[Key, list[Row]] = {}
     for run in _runs(tables.runs, samples.times[0], samples.times[-1]):
         runs.setdefault((int(run["dev"]), int(run["ino"])), []).append(run)
@@ -159,6 +153,19 @@ def _files(tables: Tables, samples: Samples, loaded: Key) -> list[Row]:
     # A file that the load left alone was in the ledger since an earlier load.
     used = [f for f in found if f["loaded"] or f["added"] or f["removed"]]
     return sorted(used, key=lambda f: (not f["loaded"], -f["added"], f["dev"], f["ino"]))
+
+
+def _names(table: pd.DataFrame, until: int) -> dict[Key, str]:
+    """Paths as they were at a time; of one that was found later, the first.
+
+    A file that is unlinked gives its inode's number to another.
+    """
+    found: dict[Key, str] = {}
+    for row in _rows(table, "t_ns"):
+        key = (int(row["dev"]), int(row["ino"]))
+        if row["t_ns"] <= until or key not in found:
+            found[key] = str(row["path"])
+    return found
 
 
 def _runs(table: pd.DataFrame, first: int, last: int) -> list[Row]:

@@ -333,7 +333,9 @@ class Observer:
             found = processes.look(event.tgid)
             if found is not None:
                 process.row["comm"] = found.comm
-                process.row["command"] = found.command or process.row["command"]
+                # Of a zombie nothing: what it was before exec(2) is not what it ran.
+                old = "" if event.kind == "exec" else process.row["command"]
+                process.row["command"] = found.command or old
             elif event.kind == "exec":  # it has ended; its name comes with its end
                 process.row["command"] = ""
         elif event.kind == "exit":

@@ -97,6 +97,29 @@ def test_a_file_that_comes_later_begins_at_nothing() -> None:
     assert found["removed_by"]["other"] == 0
 
 
+@pytest.mark.parametrize(
+    ("rows", "path"),
+    [
+        ([(S, "/then"), (3 * S, "/now")], "/then"),
+        ([(3 * S, "/now"), (S, "/then")], "/then"),
+        ([(S, "/then"), (2 * S, "/renamed"), (3 * S, "/now")], "/renamed"),
+        ([(3 * S, "/found late"), (4 * S, "/now")], "/found late"),
+        ([], ""),
+    ],
+)
+def test_an_inode_s_number_that_another_file_gets_later(
+    rows: list[tuple[int, str]], path: str
+) -> None:
+    """The load is over after 2 s; whatever the number means after that is not its file."""
+    head = {"load_id": 1, "dev": synthetic.DEV, "ino": INO}
+    found = bill(
+        page_cache=[cache(0), cache(2 * S, added=MIB, peak=MIB)],
+        ledger=sample(0) + sample(2 * S),
+        files=[{**head, "t_ns": t_ns, "path": name} for t_ns, name in rows],
+    )
+    assert [file["path"] for file in found["files"]] == [path]
+
+
 def test_what_an_earlier_load_did_is_not_this_ones() -> None:
     old = {"added": 9 * MIB, "removed": 9 * MIB, "removed_kswapd": 9 * MIB, "peak": 9 * MIB}
     rows = [cache(0), cache(0, ino=OTHER, base=MIB, **old), cache(S)]

@@ -277,6 +277,29 @@ def test_a_thread_that_execs_keeps_its_process(
     assert load["wall_ns"] == 400
 
 
+@pytest.mark.parametrize(
+    ("state", "found", "expected"),
+    [("R", "dd if=/a of=/b", "dd if=/a of=/b"), ("Z", "", ""), ("", "", "")],
+)
+def test_what_it_ran_before_exec_is_not_its_command(
+    observed: tuple[Observer, Writer], tracer: _Tracer, events: _Events,
+    monkeypatch: pytest.MonkeyPatch, state: str, found: str, expected: str,
+) -> None:  # fmt: skip
+    """Proc has the command of one that runs; of a zombie none; of one that is gone nothing."""
+    observer, _ = observed
+    parent = processes.Process(30, "python3", "R", False, "python3 reading.py")
+    monkeypatch.setattr(processes, "look", lambda _pid: parent)
+    tracer.say("fork", 30, 30, 100)
+    observer.idle()
+    (process,) = observer.processes
+    assert process.row["command"] == "python3 reading.py"
+    after = processes.Process(30, "dd", state, False, found) if state else None
+    monkeypatch.setattr(processes, "look", lambda _pid: after)
+    events.waiting = [Event("exec", 401, 30, 30)]
+    observer.idle()
+    assert process.row["command"] == expected
+
+
 def test_of_several_processes_each_has_the_page_cache_of_its_files(
     tmp_path: Path, tracer: _Tracer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
