@@ -36,7 +36,12 @@ _LOADS = (
     Column("wall_ns", "ns", "all three, of the main thread", "wall_ns"),
     Column("page_cache_added", "bytes", "added to the page cache", "memory.page_cache_added"),
     Column("page_cache_removed", "bytes", "removed from it", "memory.page_cache_removed"),
-    Column("page_cache_peak", "bytes", "most cached of the file", "memory.page_cache_peak"),
+    Column(
+        "page_cache_peak",
+        "bytes",
+        "most cached of the file; of a followed process the sum of its files' most",
+        "memory.page_cache_peak",
+    ),
     Column("page_cache_end", "bytes", "cached of the file at the end", "memory.page_cache_end"),
     Column("mapped", "bytes", "of the file, mapped and present at the end", "memory.mapped"),
     Column("dmabuf", "bytes", "dma-buf memory exported", "memory.dmabuf"),

@@ -53,7 +53,8 @@ TRACEPOINT_PROBE(filemap, mm_filemap_delete_from_page_cache)
 
 	if (args->order && is_huge(args->s_dev))
 		return 0;
-	if (t)
+	/* shmem's come this way, too: of files that are not in the ledger nobody can say. */
+	if (t && !(f && f->shmem))
 		t->counters[COUNT_CACHE_REMOVED] += bytes;
 	if (!f) {
 		n = elsewhere.lookup(&how);

@@ -395,13 +395,14 @@ class Observer:
     def _cached(self, load_id: int) -> list[layout.FilePages]:
         """The page cache of a process's files.
 
-        The kernel's side counts by file: the only process has them all, of several each one
-        those that it loads (1 MiB or more), which others may load too.
+        Not files in memory.  The kernel's side counts by file: the only process has them all,
+        of several each one those that it loads (1 MiB or more), which others may load too.
         """
+        found = {file: pages for file, pages in self._pages.items() if not pages.shmem}
         if len(self.processes) == 1 or self._ways is None:
-            return list(self._pages.values())
+            return list(found.values())
         mine = self._ways.touched(load_id)
-        return [pages for file, pages in self._pages.items() if file in mine]
+        return [pages for file, pages in found.items() if file in mine]
 
     def _files(self) -> None:
         """The page cache of the files that the processes brought in, and what they read."""

@@ -246,3 +246,30 @@ def test_attached_in_the_middle_of_a_load(lab: Lab, seen: Seen) -> None:
     (flow,) = document["buffer_flows"]
     assert (flow["exporter"], flow["size"], flow["filled"]) == ("system", SIZE, load["bytes"])
     assert [step["step"] for step in flow["steps"]] == ["held", "read"]
+
+
+_IN_MEMORY = f"""
+import os
+for size in (5, 9):
+    fd = os.memfd_create("buffer")
+    for _ in range(size):
+        os.write(fd, bytes({MIB}))
+    os.close(fd)
+"""
+
+
+def test_files_in_memory_are_no_page_cache(lab: Lab) -> None:
+    """Two memfds, filled and closed: shmem, and not a byte that was cached or removed."""
+    out = lab.fresh("in-memory")
+    (lab.shared / "in_memory.py").write_text(_IN_MEMORY)
+    command = f"python3 -I -S {lab.shared}/in_memory.py"
+    lab.must(f"{command}; dmatrace record -o {out} -- {command}")
+    (load,) = report(out)["loads"]
+    memory = load["memory"]
+    assert memory["shmem"] == 14 * MIB
+    kinds = {(file["kind"], file["added"], file["removed"]) for file in memory["files"]}
+    assert {("shmem", 5 * MIB, 5 * MIB), ("shmem", 9 * MIB, 9 * MIB)} <= kinds
+    cached = [file for file in memory["files"] if file["kind"] == "file"]
+    assert memory["page_cache_added"] == sum(file["added_self"] for file in cached)
+    for name in ("page_cache_removed", "page_cache_peak", "page_cache_end"):
+        assert memory[name] < MIB, (name, memory)

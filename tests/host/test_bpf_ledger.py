@@ -149,6 +149,22 @@ def test_who_removed_a_folio(backend: str) -> None:
     assert kernel.counter("cache_removed_bytes") == 11 * PAGE
 
 
+def test_what_leaves_a_file_in_memory_left_no_page_cache() -> None:
+    """Its folios are counted by file, and in no thread's page cache."""
+    kernel = Kernel()
+    kernel.add(0)
+    kernel.file.shmem = 1
+    kernel.hook("shmem inode eviction")
+    kernel.remove()
+    kernel.unhook("shmem inode eviction")
+    assert kernel.file.removed == kernel.file.removed_self == PAGE
+    assert kernel.counter("cache_removed_bytes") == 0
+    kernel.file.shmem = 0
+    kernel.add(1)
+    kernel.remove()
+    assert kernel.counter("cache_removed_bytes") == PAGE
+
+
 def test_the_outermost_function_says_what_it_is() -> None:
     """drop_caches invalidates, evicting truncates; reclaim goes before both."""
     kernel = Kernel()

@@ -36,6 +36,7 @@ class _Tracer:
         self.late = False  # whether there is more than a short look can read
         table = PageTable()
         table.counts[1, 2] = layout.FilePages(added=5, removed=1, peak=5)
+        table.counts[1, 3] = layout.FilePages(added=50, peak=50, shmem=1)
         self.pages = PageCounts(table)
 
     def say(
