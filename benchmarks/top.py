@@ -80,6 +80,9 @@ def main() -> int:
     parser.add_argument("--loads", type=int, default=3, metavar="N", help="a round (default: 3)")
     parser.add_argument("--interval", default="1", metavar="S", help="of the view (default: 1)")
     parser.add_argument("--seed", type=int, default=1, help="of the orders (default: 1)")
+    parser.add_argument(
+        "--ram", action="store_true", help="the file is on a disk of memory, which does not vary"
+    )
     parser.add_argument("--here", action="store_true", help="not in the lab's guest")
     parser.add_argument("-o", "--output", default=str(OUT / "top.json"), help="the figures")
     args = parser.parse_args()
@@ -113,8 +116,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     loads: dict[str, list[Load]] = {each: [] for each in CONTENDERS}
     ratios: dict[str, list[float]] = {IDLE: [], TOP: []}
     with contextlib.ExitStack() as stack:
+        size = parse_size(args.size)
         directory = os.environ.get("DMATRACE_DATA", "/var/tmp")
-        path = stack.enter_context(source.made(directory, parse_size(args.size), say))
+        if args.ram:
+            directory = stack.enter_context(measured.disk_of_memory(size))
+        path = stack.enter_context(source.made(directory, size, say))
         place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dmatrace-bench-")))
         options = [
             "--strategy", name, "--file", path, "--rounds", str(args.loads),
@@ -135,7 +141,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "kernel": platform.release(),
             "machine": dict(machine.describe(path)),
             "strategy": name,
-            "size": parse_size(args.size),
+            "size": size,
+            "ram": args.ram,
             "rounds": args.rounds,
             "loads": args.loads,
             "seed": args.seed,
@@ -336,9 +343,10 @@ def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[byt
 def show(found: dict[str, Any]) -> None:
     """The table."""
     print(measured.machine(found))
+    disk = " on a disk of memory" if found["ram"] else ""
     print(
-        f"cold loads of {found['size'] >> 20} MiB by {found['strategy']}, {found['rounds']} rounds"
-        f" of {found['loads']}; {COLUMNS}x{LINES}, drawn every {found['interval_s']:g} s"
+        f"cold loads of {found['size'] >> 20} MiB{disk} by {found['strategy']}, {found['rounds']}"
+        f" rounds of {found['loads']}; {COLUMNS}x{LINES}, drawn every {found['interval_s']:g} s"
     )
     print(f"{'':<18}{'wall time over record':>24}{'CPU, % of one core: median':>36}")
     print(f"{'':<18}{'min':>8}{'median':>8}{'max':>8}{'recorder':>18}{'view or app':>18}")
