@@ -70,6 +70,7 @@ class Top(App[None]):
         self._export_to = export_to or Path.cwd()
         self._stop = threading.Event()
         self._wake = threading.Event()
+        self._drawn = threading.Event()
 
     def compose(self) -> ComposeResult:
         yield Words(id="head")
@@ -85,16 +86,25 @@ class Top(App[None]):
 
     def on_unmount(self) -> None:
         self._stop.set()
+        self._drawn.set()
         self._wake.set()
 
     def _reading(self) -> None:
-        """In a thread of its own: a snapshot every interval, and at once when asked."""
+        """In a thread of its own: a snapshot every interval, and at once when asked.
+
+        Not before the last one is drawn: where that takes longer than the interval, snapshots
+        would wait in a queue that grows, keys behind them, and the screen, which is painted when
+        the queue is empty, would stand still.
+        """
         while not self._stop.is_set():
             try:
-                self.post_message(Arrived(self.source.read()))
+                snapshot = self.source.read()
             except BaseException as error:
                 self.post_message(Broke(error))
                 return
+            self._drawn.clear()
+            if not self._stop.is_set() and self.post_message(Arrived(snapshot)):
+                self._drawn.wait()
             self._wake.wait(self.interval)
             self._wake.clear()
 
@@ -107,7 +117,10 @@ class Top(App[None]):
             (self.snapshot.transport is None) != (message.snapshot.transport is None)
         )
         self.snapshot = message.snapshot
-        self._redraw()
+        try:
+            self._redraw()
+        finally:
+            self._drawn.set()
         if first:
             self.refresh_bindings()
 

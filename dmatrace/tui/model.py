@@ -8,6 +8,7 @@ there yet.  It is never drawn as 0.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from dmatrace.analysis.hidden import HIDDEN_BY
@@ -190,12 +191,12 @@ class Load:
         """Whether it is a process that is followed, which loads what it likes."""
         return self.strategy == "observed"
 
-    @property
+    @cached_property
     def phases(self) -> tuple[Times, ...]:
         """Of all threads, the longest first."""
         return merged(self.threads)
 
-    @property
+    @cached_property
     def total(self) -> int:
         """Thread time in all phases, in ns."""
         return sum(thread.total for thread in self.threads)

@@ -132,6 +132,8 @@ def matches(load: Load, pattern: str) -> bool:
 def files(load: Load, pattern: str, sort: str, *, backwards: bool) -> Sequence[FileLoad]:
     """The files to show below a load, in order: all of one that matches by itself."""
     found = list(load.files)
+    if not found:
+        return found
     if not _has(_named(load), pattern):
         found = [f for f in found if _has(f"{_named(load)} {filepages.words(f)}", pattern)]
     if sort in filepages.RANKS:
@@ -143,7 +145,7 @@ def files(load: Load, pattern: str, sort: str, *, backwards: bool) -> Sequence[F
 
 def chosen(loads: Iterable[Load], pattern: str, sort: str, *, backwards: bool) -> Sequence[Load]:
     """The loads to show, in order."""
-    found = [load for load in loads if matches(load, pattern)]
+    found = [load for load in loads if matches(load, pattern)] if pattern else list(loads)
     by = next((column for column in COLUMNS if column.key == sort), None)
     if by is not None:
         found.sort(key=by.rank)

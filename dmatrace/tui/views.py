@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.text import Text
 from textual.app import ComposeResult
@@ -17,6 +17,15 @@ from dmatrace.tui.model import FileLoad, Load, Snapshot, Thread, Times
 from dmatrace.tui.widgets import Sentence, Table, Words
 
 _Head = tuple[str, str, int, bool]
+
+
+class _Drawn(NamedTuple):
+    """A row, and what it was drawn of."""
+
+    of: Load | FileLoad
+    selected: bool
+    branch: str
+    row: tuple[Text, ...]
 
 
 class State:
@@ -98,6 +107,11 @@ class Loads(View):
 
     title = "Loads"
 
+    def __init__(self, state: State, view_id: str) -> None:
+        super().__init__(state, view_id)
+        self._drawn_rows: dict[str, _Drawn] = {}  # by key
+        self._drawn_for: object = None  # what they all were drawn for
+
     def compose(self) -> ComposeResult:
         yield Sentence(classes="empty")
         yield Table(id="loads-table")
@@ -118,19 +132,7 @@ class Loads(View):
         current = self.state.load(snapshot)
         file = self.state.file(snapshot)
         selected = file.key if file else current.key if current else ""
-        rows = []
-        for load in loads:
-            cells = [column.cell for column in columns]
-            row = _row(load, cells, columns, heads, snapshot.hidden, load.key == selected)
-            rows.append((load.key, row))
-            files = self.state.files(load)
-            for each in files:
-                mine = [filepages.CELLS[column.key] for column in columns]
-                branch = "└ " if each is files[-1] else "├ "
-                row = _row(
-                    each, mine, columns, heads, snapshot.hidden, each.key == selected, branch
-                )
-                rows.append((each.key, row))
+        rows = self._rows(loads, columns, heads, snapshot.hidden, selected)
         # "auto" is what the table knows of itself, now and then too late for the layout.
         table.styles.height = len(rows) + 1
         table.show(heads, rows, selected)
@@ -140,6 +142,42 @@ class Loads(View):
         # What the table and the titles leave, once they are laid out.
         room = max(self.size.height - min(len(rows) + 1, self.size.height // 2) - 3, 3)
         self.query_one("#race", Words).show(self._race(loads, current, width - 2, room))
+
+    def _rows(
+        self,
+        loads: Sequence[Load],
+        columns: Sequence[order.Column],
+        heads: Sequence[_Head],
+        hidden: frozenset[str],
+        selected: str,
+    ) -> list[tuple[str, tuple[Text, ...]]]:
+        """A load's row, and its files'; that of a load that is what it was is the same object.
+
+        Of a thousand loads one or two run: to draw the others anew took most of a second where
+        Python is slow.
+        """
+        context = (columns, heads, hidden)
+        old = self._drawn_rows if context == self._drawn_for else {}
+        self._drawn_for, self._drawn_rows = context, {}
+        cells = [column.cell for column in columns]
+        mine = [filepages.CELLS[column.key] for column in columns]
+        rows = []
+
+        def add(what: Load | FileLoad, cells: Sequence[Any], branch: str) -> None:
+            here = what.key == selected
+            drawn = old.get(what.key)
+            if drawn is None or drawn.of is not what or drawn[1:3] != (here, branch):
+                row = _row(what, cells, columns, heads, hidden, here, branch)
+                drawn = _Drawn(what, here, branch, row)
+            self._drawn_rows[what.key] = drawn
+            rows.append((what.key, drawn.row))
+
+        for load in loads:
+            add(load, cells, "")
+            files = self.state.files(load)
+            for each in files:
+                add(each, mine, "└ " if each is files[-1] else "├ ")
+        return rows
 
     def _heads(self, columns: Sequence[order.Column], width: int) -> list[_Head]:
         """(key, text, width, right-aligned); what is left over is for names and verdicts."""

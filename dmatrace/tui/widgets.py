@@ -107,6 +107,8 @@ class Table(DataTable[Text]):
         alike = heads == self._heads and keys[: len(old)] == old and bool(old or not rows)
         if alike:
             for n, ((_, new), (_, was)) in enumerate(zip(rows, self._shown, strict=False)):
+                if new is was:
+                    continue
                 changed = [m for m, cell in enumerate(new) if not same(cell, was[m])]
                 if changed:
                     self._version += 1
