@@ -14,7 +14,7 @@ Step = tuple[int, int]  # (ns, the value from then on)
 
 _STEPS = 512  # of a time line; more are thinned to half
 _RELEASED = 500  # buffers that are gone, and still listed
-_EMPTY = 2000  # files of which nothing is cached, and which are still listed
+_EMPTY = 500  # files of which nothing is cached, and which are still listed
 _LINE = {"file": "cached", "shmem": "files in memory"}  # of the time line, by kind
 _WINDOW = 10 * 10**9  # ns, over which pressure is given, as avg10 of /proc/pressure is
 

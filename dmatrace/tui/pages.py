@@ -13,6 +13,7 @@ from dmatrace.tui.diagnosis import diagnose
 from dmatrace.tui.model import Load, Point, Snapshot
 
 _LABEL = 14
+_FILES = 200  # the largest ones; of thousands nobody reads on
 
 
 def memory(snapshot: Snapshot, load: Load | None, width: int) -> Text:
@@ -48,10 +49,13 @@ def _memory(snapshot: Snapshot, load: Load | None, width: int) -> Iterator[Text]
         yield Text("hidden: the page-cache ledger is not attached (h says why)", "yellow")
     elif not snapshot.files:
         yield Text("Nothing of a traced file went through the page cache yet.", "dim")
-    for file in snapshot.files:
+    for file in snapshot.files[:_FILES]:
         name = draw.fit(draw.fit_name(file.name, 39), 40)
         figures = (file.cached, file.peak, file.added, file.removed)
         yield Text(name + "".join(f"{short_size(value):>9}" for value in figures))
+    if rest := snapshot.files[_FILES:]:
+        held = short_size(sum(file.cached for file in rest))
+        yield Text(f"{f'and {len(rest)} smaller ones':<40}{held:>9}", "dim")
     yield Text()
     yield Text(f"{'dma-buf exporter':<40}{'buffers':>9}{'bytes':>9}{'peak':>9}", "bold")
     if "dmabuf" in snapshot.hidden:

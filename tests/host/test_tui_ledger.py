@@ -346,7 +346,18 @@ def test_files_of_which_nothing_is_cached_are_listed_up_to_a_number() -> None:
     files = feeding.files()
     assert (files[0].name, files[0].cached) == ("inode 1", 6 * MIB)
     assert ledger._EMPTY // 2 < len(files) <= ledger._EMPTY + 1
-    assert {file.name for file in files} >= {f"inode {100 + n}" for n in range(4100, 5000)}
+    assert {file.name for file in files} >= {f"inode {100 + n}" for n in range(4800, 5000)}
     *_, last = feeding.series(frozenset())
     assert last.cached == 6 * MIB
     assert feeding.held([(7, 1), (7, 5099)]) == (6 * MIB, 6 * MIB)
+
+
+def test_of_very_many_files_the_largest_are_listed() -> None:
+    found = [_pages(n + 1, 10 + n, MIB * (n + 1)) for n in range(260)]
+    snapshot = _fold({"page_cache": found})
+    lines = _lines(pages.memory(snapshot, None, 100))
+    first = next(n for n, line in enumerate(lines) if line.startswith("file in the page cache"))
+    assert lines[first + 1].split()[:3] == ["inode", "269", "260M"]
+    assert lines[first + 200].split()[:3] == ["inode", "70", "61M"]
+    rest = sum(range(1, 61))
+    assert lines[first + 201].split() == ["and", "60", "smaller", "ones", f"{rest / 1024:.2f}G"]
