@@ -157,9 +157,12 @@ class Fold:
                 if state.quiet >= _SETTLE and state.drawn is not None:
                     self._done[load_id] = state.drawn
                     del self._live[load_id]
-        while len(self._done) > KEEP:
-            self._dropped = min(self._done)
-            del self._done[self._dropped]
+        if len(self._done) > KEEP:
+            # Some at a time: the table is filled anew when its first row goes.
+            kept = KEEP - KEEP // 10
+            for load_id in sorted(self._done)[:-kept]:
+                del self._done[load_id]
+                self._dropped = load_id
         self._files.settle(ended=self._done.__contains__, dropped=self._dropped)
 
     def snapshot(
