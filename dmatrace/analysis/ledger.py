@@ -62,7 +62,9 @@ def ledger(
         return {**dict.fromkeys(_KEYS), "unavailable": {"ledger": _OLD}}
     unavailable = dict(said.get("unavailable") or {})
     loaded = (int(load["dev"]), int(load["ino"]))
-    files = _files(tables, samples, loaded)
+    # One that was not open at any look is known by its load.
+    names = {loaded: str(load["file"] or "")} | _names(tables.files, samples.times[-1])
+    files = _files(tables, samples, loaded, names)
     cached = [file for file in files if file["kind"] == "file"]
     mine = [file for file in cached if file["loaded"]] or cached
     dmabufs = _dmabufs(tables.buffers, samples.times[-1])
@@ -138,8 +140,7 @@ def _without_hooks(result: Row, meta: Mapping[str, Any]) -> None:
         unavailable["shmem by file"] = f"{shmem} returns folios that are not in their file yet"
 
 
-def _files(tables: Tables, samples: Samples, loaded: Key) -> list[Row]:
-    names = _names(tables.files, samples.times[-1])
+def _files(tables: Tables, samples: Samples, loaded: Key, names: Mapping[Key, str]) -> list[Row]:
     runs: dict[Key, list[Row]] = {}
     for run in _runs(tables.runs, samples.times[0], samples.times[-1]):
         runs.setdefault((int(run["dev"]), int(run["ino"])), []).append(run)

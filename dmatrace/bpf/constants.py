@@ -24,7 +24,7 @@ DIOS_MAX = 4096
 REMOVERS_MAX = 1024
 WAYS_MAX = 8192
 FOLLOWED_MAX = 1024
-HUGE_DEVS_MAX = 64
+MEMORY_DEVS_MAX = 256
 RING_PAGES = 2048  # 8 MiB: 20,000 requests beside 3,000 snapshots between two polls
 
 
@@ -56,7 +56,7 @@ def constants(btf: Btf, *, follow_fork: bool) -> dict[str, int]:
         "REMOVERS_MAX": REMOVERS_MAX,
         "WAYS_MAX": WAYS_MAX,
         "FOLLOWED_MAX": FOLLOWED_MAX,
-        "HUGE_DEVS_MAX": HUGE_DEVS_MAX,
+        "MEMORY_DEVS_MAX": MEMORY_DEVS_MAX,
         "RING_PAGES": RING_PAGES,
         "NEWCOMERS_MAX": NEWCOMERS_MAX,
         "FOLLOW_FORK": int(follow_fork),

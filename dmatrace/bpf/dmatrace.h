@@ -63,6 +63,9 @@ enum pinned_slot {
 	PINNED_NOW, PINNED_PEAK, PINNED_MOMENT, PINNED_SINCE, PINNED_NS, PINNED_MAX
 };
 
+/* Of the map `memory_devs`. */
+enum dev_kind { DEV_HUGETLB = 1, DEV_SHMEM };
+
 /* How a folio left the page cache; the first four are of functions that a task is in. */
 enum removal {
 	REMOVED_OTHER,

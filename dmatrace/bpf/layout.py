@@ -39,6 +39,7 @@ CALLS = (
     "attach", "detach",
 )  # fmt: skip
 WAY_O_DIRECT, WAY_DONTCACHE, WAY_FIXED, WAY_WORKER, WAY_LATE = 1, 2, 4, 8, 16
+DEV_HUGETLB, DEV_SHMEM = 1, 2  # enum dev_kind
 # enum removal, in order.
 REMOVALS = ("other", "invalidate", "truncate", "unlink", "drop_caches", "reclaim", "kswapd")
 REMOVED_MAX = 8

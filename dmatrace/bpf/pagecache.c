@@ -8,13 +8,15 @@
  * A file enters the ledger with the first folio that a traced thread adds;
  * from then on every addition and removal counts, whoever does it.
  *
- * Folios of hugetlb are not the page cache (session/hugetlb.py).
+ * Folios of hugetlb and shmem are not the page cache (session/memorydevs.py).
  */
-BPF_HASH(huge_devs, u32, u32, HUGE_DEVS_MAX);
+BPF_HASH(memory_devs, u32, u32, MEMORY_DEVS_MAX);       /* enum dev_kind */
 
-static __always_inline int is_huge(u32 dev)
+static __always_inline int is_of(u32 dev, u32 kind)
 {
-	return huge_devs.lookup(&dev) != 0;
+	u32 *found = memory_devs.lookup(&dev);
+
+	return found && *found == kind;
 }
 
 TRACEPOINT_PROBE(filemap, mm_filemap_add_to_page_cache)
@@ -24,7 +26,7 @@ TRACEPOINT_PROBE(filemap, mm_filemap_add_to_page_cache)
 	struct thread *t = current_thread();
 	struct file_pages *f;
 
-	if (args->order && is_huge(args->s_dev))
+	if (args->order && is_of(args->s_dev, DEV_HUGETLB))
 		return 0;
 	f = ledger_of(&key, t);
 	if (!f)
@@ -51,10 +53,10 @@ TRACEPOINT_PROBE(filemap, mm_filemap_delete_from_page_cache)
 	struct file_pages *f = files.lookup(&key);
 	u32 how = removal();
 
-	if (args->order && is_huge(args->s_dev))
+	if (args->order && is_of(args->s_dev, DEV_HUGETLB))
 		return 0;
-	/* shmem's come this way, too: of files that are not in the ledger nobody can say. */
-	if (t && !(f && f->shmem))
+	/* shmem's come this way, too; of a tmpfs in another mount namespace the ledger may know. */
+	if (t && !(f && f->shmem) && !is_of(args->s_dev, DEV_SHMEM))
 		t->counters[COUNT_CACHE_REMOVED] += bytes;
 	if (!f) {
 		n = elsewhere.lookup(&how);

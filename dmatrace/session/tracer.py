@@ -17,10 +17,11 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from dmatrace.bpf import layout, symbols
+from dmatrace.bpf.constants import MEMORY_DEVS_MAX
 from dmatrace.bpf.program import Program
 from dmatrace.bpf.stacks import Decoder, owners
 from dmatrace.detail import EXACT, Detail
-from dmatrace.session import hugetlb, rows
+from dmatrace.session import memorydevs, rows
 from dmatrace.session.changes import BpfStats
 from dmatrace.session.follow import first_sight
 from dmatrace.session.pagecounts import PageCounts
@@ -68,10 +69,11 @@ class Tracer:
             self._tables = self.program.tables
             #: Of each file's page cache.
             self.pages = PageCounts(self.program.table("files"))
-            huge = self._tables.get("huge_devs")
-            if huge is not None:
-                for dev in hugetlb.devices():
-                    huge[dev] = 1
+            memory = self._tables.get("memory_devs")
+            if memory is not None:
+                found = sorted(memorydevs.devices().items(), key=lambda each: each[1])
+                for dev, kind in found[:MEMORY_DEVS_MAX]:
+                    memory[dev] = kind
             known = owners(self.hooks, without)
             exact = detail.level == "exact"
             self._decoder = Decoder(symbols.symbol, known, exact=exact)

@@ -12,9 +12,6 @@ from tests.guest import ledger_work as work
 from tests.guest.lab import Lab, report
 from tests.guest.ledger_work import LIMIT, MIB, PAGE, PAGES, SIZE
 
-#: Of a file that is read from its begin: what readahead brings beyond what was asked for.
-AHEAD = MIB
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -44,6 +41,13 @@ def seen(lab: Lab) -> Seen:
     return experiments(lab)
 
 
+@pytest.fixture(scope="session")
+def ahead(lab: Lab) -> int:
+    """Of a file that is read from its begin: what readahead brings beyond what was asked for."""
+    kib = lab.must("cat /sys/class/bdi/$(mountpoint -d /data)/read_ahead_kb")
+    return max(MIB, 2 * 1024 * int(kib))
+
+
 def experiments(lab: Lab) -> Seen:
     """Do and record them."""
     out, oracle = lab.fresh("ledger"), lab.shared / "ledger.json"
@@ -69,9 +73,9 @@ def test_what_is_cached_at_the_end_as_fincore_says(seen: Seen) -> None:
         assert found["end"] == said["cached_before"] + found["added"] - found["removed"]
 
 
-def test_half_a_file(seen: Seen) -> None:
+def test_half_a_file(seen: Seen, ahead: int) -> None:
     memory, found = seen.memory("half"), seen.file("half")
-    assert SIZE // 2 <= found["added"] <= SIZE // 2 + AHEAD
+    assert SIZE // 2 <= found["added"] <= SIZE // 2 + ahead
     assert found["removed"] == 0
     assert found["path"].endswith("/one")
     assert memory["readahead"]["used"] == SIZE // 2
@@ -116,13 +120,13 @@ def test_byte_seconds_of_a_file_that_was_held_for_a_second(seen: Seen) -> None:
     assert max(seen.memory("drop")["timeline"]["page_cache"]) > 0
 
 
-def test_two_files_in_one_load(seen: Seen) -> None:
+def test_two_files_in_one_load(seen: Seen, ahead: int) -> None:
     said = seen.oracle["two"]
     other = seen.file("two", said["other_ino"])
     assert other["added"] == said["other"] == SIZE
     assert not other["loaded"]
     assert other["path"].endswith("/two") or not other["path"]
-    assert SIZE // 2 <= seen.file("two")["added"] <= SIZE // 2 + AHEAD
+    assert SIZE // 2 <= seen.file("two")["added"] <= SIZE // 2 + ahead
 
 
 def test_bytes_that_a_pipe_took_were_used(seen: Seen) -> None:
@@ -164,6 +168,9 @@ def test_a_buffer_held_for_a_second(seen: Seen) -> None:
 @pytest.mark.parametrize(("name", "size"), [("memfd", 5 * MIB), ("huge", 6 * MIB)])
 def test_shmem(seen: Seen, name: str, size: int) -> None:
     said = seen.oracle.get(name, {})
+    if why := seen.memory(name)["unavailable"].get("shmem by file"):
+        assert seen.memory(name)["files"] == []
+        pytest.skip(f"kernel lacks: {why}")
     found = seen.file(name, said.get("ino", 0))
     assert found["kind"] == "shmem"
     assert found["added"] == found["end"] == found["peak"] == said.get("used", size)

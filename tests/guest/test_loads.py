@@ -267,9 +267,14 @@ def test_files_in_memory_are_no_page_cache(lab: Lab) -> None:
     (load,) = report(out)["loads"]
     memory = load["memory"]
     assert memory["shmem"] == 14 * MIB
-    kinds = {(file["kind"], file["added"], file["removed"]) for file in memory["files"]}
-    assert {("shmem", 5 * MIB, 5 * MIB), ("shmem", 9 * MIB, 9 * MIB)} <= kinds
+    if "shmem by file" not in memory["unavailable"]:
+        _two_in_memory(memory["files"])
     cached = [file for file in memory["files"] if file["kind"] == "file"]
     assert memory["page_cache_added"] == sum(file["added_self"] for file in cached)
     for name in ("page_cache_removed", "page_cache_peak", "page_cache_end"):
         assert memory[name] < MIB, (name, memory)
+
+
+def _two_in_memory(files: list[dict[str, Any]]) -> None:
+    kinds = {(file["kind"], file["added"], file["removed"]) for file in files}
+    assert {("shmem", 5 * MIB, 5 * MIB), ("shmem", 9 * MIB, 9 * MIB)} <= kinds

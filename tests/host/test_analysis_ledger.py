@@ -45,7 +45,7 @@ def cache(t_ns: int, ino: int = INO, base: int | None = 0, **values: int) -> dic
 def bill(**tables: list[dict[str, Any]]) -> dict[str, Any]:
     """The ``memory`` object of one load."""
     meta = {"ledger": {"interval_ns": 100, "unavailable": {"psi io": "off"}}}
-    load = synthetic.load(1, "dmabuf-bio", dev=synthetic.DEV, ino=INO)
+    load = synthetic.load(1, "dmabuf-bio", dev=synthetic.DEV, ino=INO, file="/as/loaded.gguf")
     recording = synthetic.InMemory(tables)
     names = ("page_cache", "ledger", "runs", "buffers", "files")
     return ledger(load, Tables(*(recording.table(name) for name in names), meta), [], {})
@@ -104,7 +104,7 @@ def test_a_file_that_comes_later_begins_at_nothing() -> None:
         ([(3 * S, "/now"), (S, "/then")], "/then"),
         ([(S, "/then"), (2 * S, "/renamed"), (3 * S, "/now")], "/renamed"),
         ([(3 * S, "/found late"), (4 * S, "/now")], "/found late"),
-        ([], ""),
+        ([], "/as/loaded.gguf"),
     ],
 )
 def test_an_inode_s_number_that_another_file_gets_later(

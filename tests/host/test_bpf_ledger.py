@@ -110,7 +110,7 @@ def test_folios_of_hugetlb_are_not_the_page_cache() -> None:
     """Not even where another file system has as large ones."""
     kernel = Kernel()
     huge = DEV + 1
-    assert kernel.machine.lib.host_huge(huge) == 0
+    assert kernel.machine.lib.host_memory_dev(huge, layout.DEV_HUGETLB) == 0
     for name in ("mm_filemap_add_to_page_cache", "mm_filemap_delete_from_page_cache"):
         kernel._event(name, 0, 9, INO, huge)
     assert kernel.machine.file(INO, huge) is None
@@ -163,6 +163,12 @@ def test_what_leaves_a_file_in_memory_left_no_page_cache() -> None:
     kernel.add(1)
     kernel.remove()
     assert kernel.counter("cache_removed_bytes") == PAGE
+    # Of one that the ledger does not know the device says it.
+    assert kernel.machine.lib.host_memory_dev(DEV + 1, layout.DEV_SHMEM) == 0
+    kernel._event("mm_filemap_delete_from_page_cache", 0, 0, INO, DEV + 1)
+    assert kernel.counter("cache_removed_bytes") == PAGE
+    kernel._event("mm_filemap_delete_from_page_cache", 0, 0, INO, DEV + 2)
+    assert kernel.counter("cache_removed_bytes") == 2 * PAGE
 
 
 def test_the_outermost_function_says_what_it_is() -> None:

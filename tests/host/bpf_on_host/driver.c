@@ -52,7 +52,7 @@ void host_reset(void)
 	memset(dios_slots, 0, sizeof(dios_slots));
 	memset(dio_writes_slots, 0, sizeof(dio_writes_slots));
 	memset(file_ios_slots, 0, sizeof(file_ios_slots));
-	memset(huge_devs_slots, 0, sizeof(huge_devs_slots));
+	memset(memory_devs_slots, 0, sizeof(memory_devs_slots));
 	memset(lost_slots, 0, sizeof(lost_slots));
 	memset(removers_slots, 0, sizeof(removers_slots));
 	memset(elsewhere_slots, 0, sizeof(elsewhere_slots));
@@ -80,11 +80,9 @@ struct file_pages *host_file(u64 ino, u64 dev)
 	return files.lookup(&key);
 }
 
-int host_huge(u32 dev)
+int host_memory_dev(u32 dev, u32 kind)
 {
-	u32 one = 1;
-
-	return huge_devs.update(&dev, &one);
+	return memory_devs.update(&dev, &kind);
 }
 
 struct file_io *host_file_io(u64 ino, u64 dev)
