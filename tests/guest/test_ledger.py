@@ -169,7 +169,7 @@ def test_a_buffer_held_for_a_second(seen: Seen) -> None:
 def test_shmem(seen: Seen, name: str, size: int) -> None:
     said = seen.oracle.get(name, {})
     if why := seen.memory(name)["unavailable"].get("shmem by file"):
-        assert seen.memory(name)["files"] == []
+        assert {file["kind"] for file in seen.memory(name)["files"]} <= {"file"}
         pytest.skip(f"kernel lacks: {why}")
     found = seen.file(name, said.get("ino", 0))
     assert found["kind"] == "shmem"
