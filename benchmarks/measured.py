@@ -24,7 +24,7 @@ def touch_memory() -> None:
 
 @contextlib.contextmanager
 def disk_of_memory(size: int) -> Iterator[str]:
-    """A directory with room for ``size`` bytes on a disk that takes equally long each time.
+    """A directory with room for ``size`` bytes on a disk of memory.
 
     ext4 on a loop device whose file is in /dev/shm.  All of it is gone afterwards.
     """

@@ -71,9 +71,7 @@ def main() -> int:
         metavar="NAME[,NAME...]",
         help="only these (default: all)",
     )
-    parser.add_argument(
-        "--ram", action="store_true", help="the file is on a disk of memory, which does not vary"
-    )
+    parser.add_argument("--ram", action="store_true", help="the file is on a disk of memory")
     parser.add_argument("--seed", type=int, default=1, help="of the orders (default: 1)")
     parser.add_argument("--here", action="store_true", help="not in the lab's guest")
     parser.add_argument("-o", "--output", default=str(OUT / "peers.json"), help="the figures")

@@ -80,9 +80,7 @@ def main() -> int:
     parser.add_argument("--loads", type=int, default=3, metavar="N", help="a round (default: 3)")
     parser.add_argument("--interval", default="1", metavar="S", help="of the view (default: 1)")
     parser.add_argument("--seed", type=int, default=1, help="of the orders (default: 1)")
-    parser.add_argument(
-        "--ram", action="store_true", help="the file is on a disk of memory, which does not vary"
-    )
+    parser.add_argument("--ram", action="store_true", help="the file is on a disk of memory")
     parser.add_argument("--here", action="store_true", help="not in the lab's guest")
     parser.add_argument("-o", "--output", default=str(OUT / "top.json"), help="the figures")
     args = parser.parse_args()

@@ -22,19 +22,12 @@ _KINDS = {"hugetlbfs": layout.DEV_HUGETLB, "tmpfs": layout.DEV_SHMEM}
 
 
 def devices() -> dict[int, int]:
-    """{the kernel's dev_t: DEV_HUGETLB or DEV_SHMEM}.
+    """{the kernel's dev_t: DEV_HUGETLB or DEV_SHMEM}, the kernel's own first.
 
     One is the kernel's own for memfds, and one for each size of huge pages; others are mounted
     where this process sees them.
     """
     found: dict[int, int] = {}
-    with suppress(OSError):
-        for line in _MOUNTS.read_text().splitlines():
-            before, _, after = line.partition(" - ")
-            kind = _KINDS.get(after.partition(" ")[0])
-            if kind is not None:
-                major, minor = before.split()[2].split(":")
-                found[layout.kernel_dev(int(major), int(minor))] = kind
     flags = {0: layout.DEV_SHMEM}
     for size in _SIZES.glob("hugepages-*kB"):
         kib = int(size.name.removeprefix("hugepages-").removesuffix("kB"))
@@ -47,4 +40,11 @@ def devices() -> dict[int, int]:
             dev = os.fstat(fd).st_dev
             os.close(fd)
             found[layout.kernel_dev(os.major(dev), os.minor(dev))] = kind
+    with suppress(OSError):
+        for line in _MOUNTS.read_text().splitlines():
+            before, _, after = line.partition(" - ")
+            name = after.partition(" ")[0]
+            if name in _KINDS:
+                major, minor = before.split()[2].split(":")
+                found[layout.kernel_dev(int(major), int(minor))] = _KINDS[name]
     return found
