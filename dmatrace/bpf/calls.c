@@ -110,7 +110,8 @@ static __always_inline void note_region(u32 tgid, struct region *new)
 		empty = blank_regions.lookup(&zero);
 		if (!empty)
 			return;
-		regions.update(&tgid, empty);
+		/* insert(): as in count_io(). */
+		regions.insert(&tgid, empty);
 		all = regions.lookup(&tgid);
 		if (!all) {
 			count_lost(LOST_ROOM);

@@ -99,7 +99,8 @@ static __always_inline void count_io(u64 file, enum io_path path, s64 amount)
 		empty = blank_io.lookup(&zero);
 		if (!empty)
 			return;
-		file_ios.update(&key, empty);
+		/* insert(): an update would undo what another CPU's new entry has got by now. */
+		file_ios.insert(&key, empty);
 		io = file_ios.lookup(&key);
 		if (!io) {
 			count_lost(LOST_ROOM);

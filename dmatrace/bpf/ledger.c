@@ -41,7 +41,8 @@ static __always_inline struct file_pages *ledger_of(struct file_key *key, struct
 	empty = blank_file.lookup(&zero);
 	if (!empty)
 		return 0;
-	files.update(key, empty);
+	/* insert(): as in count_io(). */
+	files.insert(key, empty);
 	f = files.lookup(key);
 	if (!f)
 		count_lost(LOST_ROOM);

@@ -125,7 +125,8 @@ static __always_inline struct way *way_of(struct way_key *key)
 	empty = blank_way.lookup(&zero);
 	if (!empty)
 		return 0;
-	ways.update(key, empty);
+	/* insert(): as in count_io(). */
+	ways.insert(key, empty);
 	w = ways.lookup(key);
 	if (!w)
 		count_lost(LOST_ROOM);

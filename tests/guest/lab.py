@@ -85,6 +85,13 @@ class Lab:
         shutil.rmtree(out, ignore_errors=True)
         return out
 
+    def program(self, *sources: Path) -> Path:
+        """A program of C sources, compiled on the host, under the first one's name."""
+        program = self.shared / sources[0].stem
+        command = ["gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread", "-o", str(program)]
+        subprocess.run([*command, *map(str, sources)], check=True)
+        return program
+
     def record(self, name: str, *arguments: str) -> dict[str, Any]:
         """``dmatrace record`` in the guest, ``dmatrace report -f json`` of it on the host."""
         out = self.fresh(name)

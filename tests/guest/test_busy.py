@@ -23,9 +23,7 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def busy(lab: Lab) -> str:
     """The program and its file, as arguments."""
-    program = lab.shared / "busy"
-    command = ["gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread", "-o", str(program)]
-    subprocess.run([*command, str(SOURCE)], check=True)
+    program = lab.program(SOURCE)
     lab.must("head -c 16M /dev/urandom >/data/busy && cat /data/busy >/dev/null")
     return f"{program} /data/busy"
 

@@ -82,10 +82,7 @@ def test_law(recorded: dict[str, Any], holds: Any) -> None:
 
 def test_threads_that_preempt_each_other_are_counted(lab: Lab) -> None:
     """Eight, on two CPUs: where one is preempted in a BPF program others must not be missed."""
-    program, out = lab.shared / "busy", lab.fresh("busy")
-    source = Path(__file__).with_name("busy.c")
-    command = ["gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread", "-o", str(program)]
-    subprocess.run([*command, str(source)], check=True)
+    program, out = lab.program(Path(__file__).with_name("busy.c")), lab.fresh("busy")
     lab.must("head -c 16M /dev/urandom >/data/busy && cat /data/busy >/dev/null")
     said = lab.must(f"dmatrace record -q -o {out} -- {program} /data/busy 8 512 4096")
     size = int(said.split()[1])
@@ -98,6 +95,23 @@ def test_threads_that_preempt_each_other_are_counted(lab: Lab) -> None:
     assert load["stack"] == {"lost_exits": 0, "overflows": 0}
     assert len(load["threads"]) == 9
     assert law.closure(document) == []
+
+
+def test_two_threads_that_are_a_files_first_readers_are_both_counted(lab: Lab) -> None:
+    """Both find no entry of the file, and one's must not replace the other's."""
+    program, out = lab.program(Path(__file__).with_name("firsts.c")), lab.fresh("firsts")
+    files, size = 4000, 4096
+    said = lab.must(
+        "mkdir /data/firsts"
+        f" && dmatrace record -q -o {out} -- {program} /data/firsts {files} {size};"
+        " code=$?; rm -r /data/firsts; exit $code"
+    )
+    assert int(said.split()[0]) == 2 * files * size
+    document = report(out)
+    (load,) = document["loads"]
+    copied = [file["copied_bytes"] for file in load["files"] if file["copied_bytes"] >= size]
+    assert document["lost_events"] == 0
+    assert copied == [2 * size] * files
 
 
 def test_hooks_are_where_tracefs_has_their_functions(lab: Lab, recorded: dict[str, Any]) -> None:

@@ -33,9 +33,7 @@ class Mixed:
 
 def run_mixed(lab: Lab, first: int, count: int) -> Mixed:
     """Record workloads ``first`` to ``first + count - 1``."""
-    out, program = lab.fresh(f"mixed-{first}"), lab.shared / "mixed"
-    command = ["gcc", "-O2", "-Wall", "-Werror", "-static", "-pthread", "-o", str(program)]
-    subprocess.run([*command, *map(str, sorted(SOURCES.glob("*.c")))], check=True)
+    out, program = lab.fresh(f"mixed-{first}"), lab.program(*sorted(SOURCES.glob("*.c")))
     said = lab.must(
         "head -c 64M /dev/urandom >/data/mixed && sync"
         f" && PYTHONPATH=$PWD:$PWD/loaders python3 -P {SOURCES}/record.py {program} /data/mixed"
@@ -78,6 +76,11 @@ def _windows(found: Mixed, broken: list[str]) -> list[dict[str, Any]]:
     ]
 
 
+def missed(found: Mixed) -> int:
+    """Calls that the kernel says its probes missed: 0 where it does not say (6.1)."""
+    return found.document["lost"]["missed"] or 0
+
+
 def check_exits(found: Mixed, out: Path) -> None:
     """Function exits that were not seen are said, and are calls that the kernel says it missed.
 
@@ -90,7 +93,7 @@ def check_exits(found: Mixed, out: Path) -> None:
     ).stdout  # fmt: skip
     assert f"function exits not seen: {exits};" in " ".join(text.split())
     print(f"exits not seen: {exits}, calls missed: {found.document['lost']['missed']}")
-    assert exits <= found.document["lost"]["missed"]
+    assert exits <= missed(found)
 
 
 def check_bytes(found: Mixed) -> None:
@@ -118,7 +121,7 @@ def check_bytes(found: Mixed) -> None:
         assert missing >= 0, name
         if missing:
             wanting[name] = missing
-    assert len(wanting) <= lost["missed"], wanting
+    assert len(wanting) <= missed(found), wanting
     assert all(total.values())
 
 

@@ -227,6 +227,10 @@ class Machine:
         """(now, peak) in bytes."""
         return int(self.lib.host_pinned(0)), int(self.lib.host_pinned(1))
 
+    def blind(self, name: str, times: int = 1) -> None:
+        """The map's next look-ups find nothing, as if another CPU made the entry behind them."""
+        ctypes.c_int.in_dll(self.lib, f"{name}_blind").value = times
+
     def ring_full(self, full: bool) -> None:
         """Whether the ring buffer refuses records."""
         self._ring_full.value = int(full)

@@ -119,6 +119,15 @@ def test_folios_of_hugetlb_are_not_the_page_cache() -> None:
     assert kernel.counter("cache_added_bytes") == 512 * PAGE
 
 
+def test_two_first_folios_of_a_file() -> None:
+    """On two CPUs: both find no entry, and each counts."""
+    kernel = Kernel()
+    kernel.add(0)
+    kernel.machine.blind("files")
+    kernel.add(1)
+    assert (kernel.file.added, kernel.file.peak) == (2 * PAGE, 2 * PAGE)
+
+
 @pytest.mark.parametrize("backend", ["fentry", "kprobe"])
 def test_who_removed_a_folio(backend: str) -> None:
     """Sizes are primes times the page, so that no two can be taken for each other."""

@@ -78,11 +78,17 @@ static int bpf_probe_read_user_str(char *into, u32 size, const char *from)
 	return bpf_probe_read_kernel_str(into, size, from);
 }
 
-/* A full map refuses, as a BPF hash does with -E2BIG. */
+/*
+ * A full map refuses, as a BPF hash does with -E2BIG.  The next NAME_blind look-ups find
+ * nothing, as if another CPU made the entry just afterwards.
+ */
 #define BPF_HASH(name, key_t, leaf_t, max)                                         \
 	static struct { int used; key_t key; leaf_t leaf; } name##_slots[max];     \
+	int name##_blind;                                                          \
 	static leaf_t *name##_lookup(key_t *key)                                   \
 	{                                                                          \
+		if (name##_blind && name##_blind--)                                \
+			return 0;                                                  \
 		for (int i = 0; i < (max); i++)                                    \
 			if (name##_slots[i].used &&                                \
 			    !memcmp(&name##_slots[i].key, key, sizeof(key_t)))     \
@@ -103,6 +109,10 @@ static int bpf_probe_read_user_str(char *into, u32 size, const char *from)
 		*old = *leaf;                                                      \
 		return 0;                                                          \
 	}                                                                          \
+	static int name##_insert(key_t *key, leaf_t *leaf)                         \
+	{                                                                          \
+		return name##_lookup(key) ? -17 : name##_update(key, leaf);        \
+	}                                                                          \
 	static int name##_delete(key_t *key)                                       \
 	{                                                                          \
 		for (int i = 0; i < (max); i++)                                    \
@@ -114,8 +124,9 @@ static int bpf_probe_read_user_str(char *into, u32 size, const char *from)
 	static const struct {                                                      \
 		leaf_t *(*lookup)(key_t *);                                        \
 		int (*update)(key_t *, leaf_t *);                                  \
+		int (*insert)(key_t *, leaf_t *);                                  \
 		int (*delete)(key_t *);                                            \
-	} name = { name##_lookup, name##_update, name##_delete };
+	} name = { name##_lookup, name##_update, name##_insert, name##_delete };
 
 #define BPF_TABLE(kind, key_t, leaf_t, name, max) BPF_HASH(name, key_t, leaf_t, max)
 
